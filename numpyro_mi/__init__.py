@@ -1,0 +1,28 @@
+"""Certified lower and upper bounds on the mutual information of NumPyro models."""
+
+from numpyro_mi import tasks
+from numpyro_mi.api import mi_bounds
+from numpyro_mi.evidence.ais import AIS
+from numpyro_mi.evidence.coupled_reverse import CR
+from numpyro_mi.evidence.independent import IM
+from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.kernels.hmc import AnnealedHMC
+from numpyro_mi.results import MIBounds, MIDifference
+from numpyro_mi.schedules import LinearSchedule, PowerSchedule, SigmoidSchedule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AIS",
+    "AnnealedHMC",
+    "CR",
+    "IM",
+    "IR",
+    "LinearSchedule",
+    "MIBounds",
+    "MIDifference",
+    "PowerSchedule",
+    "SigmoidSchedule",
+    "mi_bounds",
+    "tasks",
+]

@@ -1,0 +1,58 @@
+"""Configuration objects as plain data, so that a saved run can be repeated."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numpyro_mi import schedules
+from numpyro_mi.evidence.ais import AIS
+from numpyro_mi.evidence.coupled_reverse import CR
+from numpyro_mi.evidence.independent import IM
+from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.kernels.hmc import AnnealedHMC
+from numpyro_mi.kernels.numpyro_kernels import NumPyroKernel
+
+_CLASSES: dict[str, Callable] = {cls.__name__: cls for cls in (
+    AIS, IM, CR, IR, AnnealedHMC, NumPyroKernel, schedules.PowerSchedule, schedules.LinearSchedule,
+    schedules.SigmoidSchedule, schedules.FixedSchedule,
+)}
+
+
+def describe(value: Any) -> Any:
+    """Plain data (numbers, strings, lists, dicts) that says all there is to a configuration object.
+
+    Dataclasses become `{"class": name, field: ...}`, other callables their qualified name.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, tuple | list | np.ndarray):
+        return [describe(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if callable(value):
+        module, name = getattr(value, "__module__", "?"), getattr(value, "__qualname__", type(value).__name__)
+        return {"callable": f"{module}.{name}"}
+    return {"repr": repr(value)}
+
+
+def rebuild(description: Any) -> Any:
+    """The configuration object that `describe` described.
+
+    Raises
+    ------
+    ValueError
+        If it holds a callable or a class of the user's, which stand there only by name.
+    """
+    if isinstance(description, list):
+        return tuple(rebuild(item) for item in description)
+    if not isinstance(description, dict):
+        return description
+    if description.get("class") in _CLASSES:
+        fields = {name: rebuild(value) for name, value in description.items() if name != "class"}
+        return _CLASSES[description["class"]](**fields)
+    raise ValueError(f"{description} was saved by name only: build it yourself and pass it to the method.")

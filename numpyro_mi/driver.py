@@ -1,0 +1,227 @@
+"""Runs a method over joint draws: keys, chunks, progress, interruption."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from numpyro_mi.annealing import Path
+from numpyro_mi.decomposition import Decomposition
+from numpyro_mi.evidence.ais import AIS
+from numpyro_mi.model import checks
+from numpyro_mi.model.densities import JointDraw, StagedModel, annealed_target, flatten
+from numpyro_mi.progress import Progress
+from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, Plan, tune
+
+_JOINT, _CHAINS, _PILOT_JOINT, _PILOT_CHAINS = range(4)
+_SIMULATION_GROUP = 128
+_CHECK_DRAWS = 2048
+_LANES = 1024
+
+
+class RawRun(NamedTuple):
+    """A finished run, before it becomes a result; arrays are NumPy with a leading draw axis.
+
+    Attributes
+    ----------
+    lower_i, upper_i
+        Terms of the two bounds, nats, float64.
+    exact_i
+        Sum of the exact log-densities of each term.
+    stats
+        For each integral, what the evidence estimates reported.
+    plans
+        For each integral, its frozen settings.
+    cost
+        Gradient evaluations by stage and direction.
+    seconds
+        By stage: compiling (with the first block), tuning, running.
+    num_requested
+        How many draws were asked for; fewer rows mean that the run was interrupted.
+    """
+
+    lower_i: np.ndarray
+    upper_i: np.ndarray
+    exact_i: np.ndarray
+    stats: tuple[dict[str, np.ndarray], ...]
+    plans: tuple[Plan, ...]
+    cost: dict[str, int]
+    seconds: dict[str, float]
+    num_requested: int
+
+
+def run(
+    staged: StagedModel, decomposition: Decomposition, method: AIS, rng_key: jax.Array, num_samples: int,
+    batch_size: int | None, progress_bar: bool,
+) -> RawRun:
+    """Check, tune, then score `num_samples` joint draws."""
+    size = _block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
+    blocks = -(-num_samples // size)
+    start = time.perf_counter()
+    with Progress(blocks, progress_bar) as progress:
+        progress.stage("checking the model")
+        _check_draws(staged, jax.random.fold_in(rng_key, _PILOT_JOINT))
+        plans, cost = _tune(staged, method, rng_key, progress)
+        tuned = time.perf_counter()
+        scored = _Scored(decomposition, staged, method, [plan.path() for plan in plans])
+        progress.stage("compiling")
+        first = None
+        try:
+            for start_index, draws in _blocks(staged, jax.random.fold_in(rng_key, _JOINT), num_samples, size):
+                scored.add(draws, jax.random.fold_in(rng_key, _CHAINS), start_index, min(size, num_samples - start_index))
+                first = first or time.perf_counter()
+                progress.stage("scoring")
+                progress.block(*scored.running())
+        except KeyboardInterrupt:
+            if scored.count < 2:
+                raise
+    seconds = {"tuning": tuned - start, "first_block": (first or tuned) - tuned,
+               "running": time.perf_counter() - (first or tuned)}
+    lower, upper, exact, stats = scored.gathered()
+    for direction in ("forward", "reverse"):
+        cost[f"scored_{direction}"] = int(sum(stat[f"{direction}_grad"].sum() for stat in stats))
+    return RawRun(lower, upper, exact, stats, tuple(plans), cost, seconds, num_samples)
+
+
+class _Scored:
+    """Scored blocks as they come in."""
+
+    def __init__(self, decomposition: Decomposition, staged: StagedModel, method: AIS, paths: list[Path]):
+        self._decomposition, self._staged, self._method, self._paths = decomposition, staged, method, paths
+        self._blocks: list[tuple] = []
+        self.count = 0
+        self._sums = np.zeros(2)
+
+    def add(self, draws: JointDraw, rng_key: jax.Array, start: int, count: int) -> None:
+        """Score one block; of its draws only the first `count` belong to the run."""
+        exact = sum((sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in self._decomposition.exact),
+                    np.zeros(len(next(iter(draws.log_probs.values())))))
+        lower, upper, stats = exact.copy(), exact.copy(), []
+        for i, (integral, terms) in enumerate(zip(self._staged.integrals, self._decomposition.integrals, strict=True)):
+            held = {name: draws.values[name] for name in integral.held}
+            method = self._method
+            key = jax.random.fold_in(rng_key, i)
+            evidence = jax.device_get(_evidence(integral.programs, method, integral.constants, self._paths[i], key,
+                                                start, held, draws.points[i]))
+            elbo, eubo = np.asarray(evidence.elbo, np.float64), np.asarray(evidence.eubo, np.float64)
+            with np.errstate(invalid="ignore"):
+                lower += terms.sign * (elbo if terms.sign > 0 else eubo)
+                upper += terms.sign * (eubo if terms.sign > 0 else elbo)
+            stats.append({name: np.asarray(value)[:count] for name, value in evidence.stats.items()})
+        # A term that is not finite is never dropped: it makes its side infinite.
+        lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
+        self._blocks.append((lower[:count], upper[:count], exact[:count], stats))
+        self.count += count
+        self._sums += lower[:count].sum(), upper[:count].sum()
+
+    def running(self) -> tuple[float, float]:
+        """Bounds so far."""
+        return tuple(self._sums / self.count)
+
+    def gathered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[dict[str, np.ndarray], ...]]:
+        """All blocks, one after the other."""
+        lower, upper, exact, stats = zip(*self._blocks, strict=True)
+        merged = tuple({name: np.concatenate([block[i][name] for block in stats]) for name in stats[0][i]}
+                       for i in range(len(self._staged.integrals)))
+        return np.concatenate(lower), np.concatenate(upper), np.concatenate(exact), merged
+
+
+@partial(jax.jit, static_argnames=("programs", "method"))
+def _evidence(programs, method, constants, path, rng_key, start, held, points):
+    """Evidence estimates of one integral for a block of draws, keyed by the index of the draw."""
+
+    def one(index, held, point):
+        target = annealed_target(programs, constants, held)
+        return method.evidence(target, path, flatten(point), jax.random.fold_in(rng_key, index))
+
+    size = jax.tree.leaves(points)[0].shape[0]
+    return jax.vmap(one)(start + jax.numpy.arange(size), held, points)
+
+
+@partial(jax.jit, static_argnames=("program", "size"))
+def _simulate(program, size, constants, rng_key, start):
+    keys = jax.vmap(partial(jax.random.fold_in, rng_key))(start + jax.numpy.arange(size))
+    return jax.vmap(lambda key: program(constants, key))(keys)
+
+
+def _groups(staged: StagedModel, rng_key: jax.Array, count: int) -> Iterator[JointDraw]:
+    """Joint draws in groups of one fixed size, so that no other batch size can change their rounding."""
+    for start in range(0, count, _SIMULATION_GROUP):
+        yield _simulate(staged.draw.program, _SIMULATION_GROUP, staged.draw.constants, rng_key, start)
+
+
+def _blocks(staged: StagedModel, rng_key: jax.Array, count: int, size: int) -> Iterator[tuple[int, JointDraw]]:
+    """Blocks of exactly `size` draws; the last may run past `count`, into draws that are not scored."""
+    blocks = -(-count // size)
+    groups = _groups(staged, rng_key, blocks * size)
+    buffer: JointDraw | None = None
+    for block in range(blocks):
+        while buffer is None or _length(buffer) < size:
+            group = next(groups)
+            buffer = group if buffer is None else jax.tree.map(lambda a, b: jax.numpy.concatenate([a, b]), buffer, group)
+        yield block * size, jax.tree.map(lambda leaf: leaf[:size], buffer)
+        buffer = jax.tree.map(lambda leaf: leaf[size:], buffer)
+
+
+def _length(draws: JointDraw) -> int:
+    return jax.tree.leaves(draws)[0].shape[0]
+
+
+def _check_draws(staged: StagedModel, rng_key: jax.Array) -> None:
+    """Refuse a model whose densities fail at its own draws."""
+    counts: dict[tuple[str, str], int] = {}
+    for draws in _groups(staged, rng_key, _CHECK_DRAWS):
+        for name, value in draws.log_probs.items():
+            _count(counts, ("log-density", name), np.asarray(value)[:, None])
+        for point in draws.points:
+            for name, value in point.items():
+                _count(counts, ("unconstrained value", name), np.asarray(value).reshape(len(value), -1))
+    checks.finite_at_own_draws(counts, _CHECK_DRAWS)
+    for integral in staged.integrals:
+        draws = next(_groups(staged, rng_key, 1))
+        held = {name: draws.values[name] for name in integral.held}
+        found = _factors_at_base(integral.programs.sample_base, integral.site_log_probs.program, integral.constants[0],
+                                 integral.site_log_probs.constants, rng_key, held)
+        checks.legitimate_at_prior_draws(jax.device_get(found))
+
+
+def _count(counts: dict, key: tuple[str, str], values: np.ndarray) -> None:
+    bad = int((~np.isfinite(values)).any(1).sum())
+    if bad:
+        counts[key] = counts.get(key, 0) + bad
+
+
+@partial(jax.jit, static_argnames=("sample", "log_probs"))
+def _factors_at_base(sample, log_probs, sample_constants, log_prob_constants, rng_key, held):
+    """Each factor of an integral at one base draw for each of a group of held values."""
+
+    def one(index, held):
+        u = sample(sample_constants, jax.random.fold_in(rng_key, index), held)
+        return log_probs(log_prob_constants, u, held)
+
+    return jax.vmap(one)(jax.numpy.arange(_SIMULATION_GROUP), held)
+
+
+def _tune(staged: StagedModel, method: AIS, rng_key: jax.Array, progress: Progress) -> tuple[list[Plan], dict[str, int]]:
+    plans, cost = [], {"pilot_forward": 0, "pilot_reverse": 0}
+    for i, integral in enumerate(staged.integrals):
+        draws = next(_groups(staged, jax.random.fold_in(rng_key, _PILOT_JOINT), 1))
+        draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], draws)
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, _PILOT_CHAINS), i), NUM_PILOT_DRAWS)
+        pilot = Pilot(keys, {name: draws.values[name] for name in integral.held}, draws.points[i])
+        plan, spent = tune(integral.programs, integral.constants, method.kernel, method.betas(), integral.dimension,
+                           pilot, progress.stage)
+        plans.append(plan)
+        cost["pilot_forward"] += spent["forward"]
+        cost["pilot_reverse"] += spent["reverse"]
+    return plans, cost
+
+
+def _block_size(num_samples: int, num_particles: int) -> int:
+    """Some twenty blocks, each of 256 to 1,024 chains, as equal as can be."""
+    most, least = max(1, _LANES // (num_particles + 1)), max(1, _LANES // 4 // (num_particles + 1))
+    size = min(max(num_samples // 20, least), most, num_samples)
+    return -(-num_samples // -(-num_samples // size))

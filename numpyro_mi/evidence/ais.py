@@ -1,0 +1,88 @@
+"""Annealed importance sampling: configuration, and the estimate for one draw."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from numpyro_mi.annealing import Path, Randomness, keyed_randomness
+from numpyro_mi.evidence.base import Evidence
+from numpyro_mi.evidence.independent import IM
+from numpyro_mi.kernels.base import Kernel
+from numpyro_mi.kernels.hmc import AnnealedHMC
+from numpyro_mi.kernels.numpyro_kernels import as_kernel
+from numpyro_mi.schedules import FixedSchedule, PowerSchedule, as_schedule, temperatures
+from numpyro_mi.targets import AnnealedTarget
+
+DEFAULT_NUM_TEMPERATURES = 200
+
+
+class Scheme(Protocol):
+    """How several chains make up one weight."""
+
+    def evidence(
+        self, target: AnnealedTarget, kernel: Kernel, path: Path, exact: jax.Array, num_particles: int,
+        randomness: Randomness,
+    ) -> Evidence:
+        """Bounds on `log Z`, given one exact draw of the target."""
+
+
+@dataclass(frozen=True)
+class AIS:
+    """Annealed importance sampling from the prior to the posterior of each simulated data set.
+
+    Gives both sides: forward chains from the prior for the upper bound on mutual information,
+    reverse chains from the simulated latent, an exact posterior draw, for the lower.
+
+    Parameters
+    ----------
+    num_temperatures
+        Number of weight increments T; a chain makes T-1 transitions. None: 200, or what an array
+        schedule says. 1 is importance sampling from the prior.
+    num_particles
+        K chains a bound. K=1 is single-chain AIS, whichever the scheme.
+    kernel
+        `AnnealedHMC(...)`, or a NumPyro `HMC` or `NUTS` object, whose settings are honoured (its
+        model plays no part).
+    schedule
+        A rule such as `PowerSchedule(4)`, or an array of T+1 temperatures from 0 to 1.
+    scheme
+        `IM()`, `CR()` or `IR(posterior_sampler)`.
+
+    References
+    ----------
+    Brekelmans et al., ICLR 2022; Neal, Statistics and Computing 2001; Grosse et al., 2015 (both
+    directions).
+    """
+
+    num_temperatures: int | None = None
+    num_particles: int = 8
+    kernel: Any = field(default_factory=AnnealedHMC)
+    schedule: Any = field(default_factory=PowerSchedule)
+    scheme: Scheme = field(default_factory=IM)
+
+    def __post_init__(self) -> None:
+        schedule = as_schedule(self.schedule)
+        count = self.num_temperatures
+        if count is None:
+            count = len(schedule.values) - 1 if isinstance(schedule, FixedSchedule) else DEFAULT_NUM_TEMPERATURES
+        for name, value in (("num_temperatures", count), ("num_particles", self.num_particles)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"AIS needs {name}, a positive integer, got {value!r}.")
+        if isinstance(self.scheme, type) or not callable(getattr(self.scheme, "evidence", None)):
+            raise TypeError(f"scheme must be IM(), CR() or IR(posterior_sampler), got {self.scheme!r}.")
+        temperatures(schedule, int(count))
+        object.__setattr__(self, "num_temperatures", int(count))
+        object.__setattr__(self, "num_particles", int(self.num_particles))
+        object.__setattr__(self, "schedule", schedule)
+        object.__setattr__(self, "kernel", as_kernel(self.kernel))
+
+    def betas(self) -> np.ndarray:
+        """Temperatures, shape `(T+1,)`, float64."""
+        return temperatures(self.schedule, self.num_temperatures or 0)
+
+    def evidence(self, target: AnnealedTarget, path: Path, exact: jax.Array, rng_key: jax.Array) -> Evidence:
+        """Bounds on `log Z` of one target, given `exact`, one exact draw of it."""
+        randomness = keyed_randomness(target, self.kernel, rng_key, exact)
+        return self.scheme.evidence(target, self.kernel, path, exact, self.num_particles, randomness)

@@ -1,0 +1,1 @@
+"""Annealed transitions of one chain."""

@@ -1,0 +1,124 @@
+"""Hamiltonian Monte Carlo on an annealed density."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from jax.scipy.special import log_ndtr, ndtr
+
+from numpyro_mi.kernels.base import ChainState, StepInfo, StepSettings, evaluate, select
+from numpyro_mi.targets import AnnealedTarget
+
+
+class HMCNoise(NamedTuple):
+    """Randomness of one transition: standard normals.
+
+    Attributes
+    ----------
+    momentum
+        Shape `(d,)`.
+    accept, jitter
+        Scalars; their normal probabilities are the uniforms that accept and jitter.
+    """
+
+    momentum: jax.Array
+    accept: jax.Array
+    jitter: jax.Array
+
+
+@dataclass(frozen=True)
+class AnnealedHMC:
+    """Metropolis-adjusted HMC with fresh momentum and a static number of leapfrog steps.
+
+    Reversible for any frozen settings, so it serves both directions. The step of each transition is
+    multiplied by a random factor that does not look at the state; a proposal whose energy is not a
+    number is rejected. A transition costs `num_steps` gradients.
+
+    Parameters
+    ----------
+    num_steps
+        Leapfrog steps of a transition.
+    step_size
+        In standard deviations (units of `sqrt(inverse_mass)`), one for all temperatures. None: one
+        per temperature, tuned on pilot draws and frozen.
+    inverse_mass
+        Variance of each unconstrained coordinate, in NumPyro's order (sites alphabetically), one
+        for all temperatures. None: one per temperature, tuned on pilot draws and frozen.
+    jitter
+        The factor on the step is uniform on `1 - jitter .. 1 + jitter`.
+    target_accept_prob
+        Acceptance that bounds the step from above in the pilots; the pilots' measured gap then
+        chooses.
+    """
+
+    num_steps: int = 3
+    step_size: float | None = None
+    inverse_mass: tuple[float, ...] | None = None
+    jitter: float = 0.2
+    target_accept_prob: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_steps, int) or self.num_steps < 1:
+            raise ValueError(f"AnnealedHMC needs num_steps, a positive integer, got {self.num_steps!r}.")
+        if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
+            raise ValueError(f"AnnealedHMC needs a positive step_size or None (tuned), got {self.step_size!r}.")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"AnnealedHMC needs 0 <= jitter < 1, got {self.jitter!r}.")
+        if not 0 < self.target_accept_prob < 1:
+            raise ValueError(f"AnnealedHMC needs 0 < target_accept_prob < 1, got {self.target_accept_prob!r}.")
+        if self.inverse_mass is not None:
+            masses = tuple(float(mass) for mass in self.inverse_mass)
+            if not all(mass > 0 and math.isfinite(mass) for mass in masses):
+                raise ValueError(f"AnnealedHMC needs positive finite inverse_mass entries, got {self.inverse_mass!r}.")
+            object.__setattr__(self, "inverse_mass", masses)
+
+    @property
+    def max_step_size(self) -> float:
+        """A quarter period of a standard normal; beyond it a trajectory swings back."""
+        return 0.5 * math.pi / self.num_steps
+
+    @property
+    def dense_mass(self) -> bool:
+        """Masses are diagonal."""
+        return False
+
+    def init(self, target: AnnealedTarget, u: jax.Array) -> ChainState:
+        """State at `u`; one gradient."""
+        return evaluate(target, u)
+
+    def sample_noise(self, rng_key: jax.Array, u: jax.Array) -> HMCNoise:
+        """One call of the generator for momentum, acceptance and jitter together."""
+        normal = random.normal(rng_key, (u.size + 2,), u.dtype)
+        return HMCNoise(normal[:-2], normal[-2], normal[-1])
+
+    def forward(
+        self, target: AnnealedTarget, state: ChainState, settings: StepSettings, noise: HMCNoise
+    ) -> tuple[ChainState, StepInfo]:
+        """One transition."""
+        beta = settings.beta
+        scale = jnp.sqrt(settings.inverse_mass)
+        step = settings.step_size * (1 + self.jitter * (2 * ndtr(noise.jitter) - 1))
+        gradient = jax.grad(lambda u: target.log_base(u) + beta * target.log_ratio(u))
+        # Velocities in units of the scale, so that their kinetic energy is that of a standard normal.
+        velocity = noise.momentum + 0.5 * step * scale * state.grad_density(beta)
+        u = state.u + step * scale * velocity
+
+        def leapfrog(_, carry):
+            u, velocity = carry
+            velocity = velocity + step * scale * gradient(u)
+            return u + step * scale * velocity, velocity
+
+        u, velocity = jax.lax.fori_loop(0, self.num_steps - 1, leapfrog, (u, velocity))
+        proposal = evaluate(target, u)
+        velocity = velocity + 0.5 * step * scale * proposal.grad_density(beta)
+        gain = (proposal.log_density(beta) - state.log_density(beta)
+                + 0.5 * (noise.momentum @ noise.momentum - velocity @ velocity))
+        gain = jnp.where(jnp.isnan(gain), -jnp.inf, gain)
+        accepted = log_ndtr(noise.accept) < gain
+        info = StepInfo(jnp.exp(jnp.minimum(gain, 0.0)), jnp.asarray(self.num_steps))
+        return select(accepted, proposal, state), info
+
+    reverse = forward

@@ -1,0 +1,182 @@
+"""From sites of a model to staged simulations and log-densities on the unconstrained space.
+
+Everything here is written for one draw. `H(u; held)` below means: the integrated sites at the
+unconstrained point `u`, the other sites of the integrand held at given values.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from jax.flatten_util import ravel_pytree
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer.util import _unconstrain_reparam, compute_log_probs
+
+from numpyro_mi.decomposition import Decomposition, LogMarginal
+from numpyro_mi.model.staging import Constants, Program, Staged, stage
+from numpyro_mi.model.trace import JointModel
+from numpyro_mi.targets import AnnealedTarget
+
+Values = dict[str, Any]
+
+
+class JointDraw(NamedTuple):
+    """One ancestral simulation.
+
+    Attributes
+    ----------
+    values
+        The random sites by name, on their own (constrained) space.
+    log_probs
+        Log-density of each random site given its parents, in nats.
+    points
+        For each integral, its integrated sites in unconstrained coordinates: an exact draw of the
+        normalised integrand.
+    """
+
+    values: Values
+    log_probs: Values
+    points: tuple[Values, ...]
+
+
+class IntegralPrograms(NamedTuple):
+    """The programs of one integral; hashable, without arrays. `sample_target` may be missing."""
+
+    sample_base: Program
+    log_base: Program
+    log_ratio: Program
+    sample_target: Program | None
+
+
+class StagedIntegral(NamedTuple):
+    """One integral, staged: programs and, in the same order, the arrays they are called with.
+
+    `held` names the sites it is conditioned on, `dimension` is that of the unconstrained space, and
+    `site_log_probs(u, held)` gives each factor by name, for checks.
+    """
+
+    programs: IntegralPrograms
+    constants: tuple[Constants, ...]
+    held: tuple[str, ...]
+    dimension: int
+    site_log_probs: Staged
+
+
+class StagedModel(NamedTuple):
+    """All that a run needs of a model."""
+
+    draw: Staged
+    integrals: tuple[StagedIntegral, ...]
+
+
+def stage_model(
+    model: JointModel, decomposition: Decomposition, posterior_sampler: Callable | None = None
+) -> StagedModel:
+    """Stage the simulation and every integral of a model."""
+    draw = partial(_joint_draw, model, decomposition)
+    example = jax.eval_shape(draw, random.key(0))
+    integrals = tuple(
+        _stage_integral(model, integral, example.values, point, posterior_sampler)
+        for integral, point in zip(decomposition.integrals, example.points, strict=True)
+    )
+    return StagedModel(stage(draw, random.key(0)), integrals)
+
+
+def annealed_target(programs: IntegralPrograms, constants: tuple[Constants, ...], held: Values) -> AnnealedTarget:
+    """The pivot type for one integral and one set of held values."""
+    base, log_base, log_ratio, target = (
+        None if program is None else partial(_with_held, program, consts, held)
+        for program, consts in zip(programs, constants, strict=True)
+    )
+    return AnnealedTarget(sample_base=base, log_base=log_base, log_ratio=log_ratio, sample_target=target)
+
+
+def flatten(point: Values) -> jax.Array:
+    """Unconstrained sites as one vector, in the alphabetical order that NumPyro's kernels use."""
+    return ravel_pytree(point)[0]
+
+
+def _with_held(program: Program, constants: Constants, held: Values, first: Any) -> Any:
+    return program(constants, first, held)
+
+
+def _joint_draw(model: JointModel, decomposition: Decomposition, rng_key: jax.Array) -> JointDraw:
+    values = model.simulate(rng_key)
+    conditioned = handlers.seed(handlers.condition(model.run, data=values), 0)
+    log_probs, trace = compute_log_probs(conditioned, (), {}, {})
+    points = tuple(_unconstrain(trace, values, integral) for integral in decomposition.integrals)
+    return JointDraw(values, {name: log_probs[name] for name in model.sites}, points)
+
+
+def _unconstrain(trace: Mapping[str, dict], values: Values, integral: LogMarginal) -> Values:
+    """Integrated sites on the real line; the transform is the one of this draw's own support."""
+    return {name: biject_to(trace[name]["fn"].support).inv(values[name]) for name in integral.integrated}
+
+
+def _stage_integral(
+    model: JointModel, integral: LogMarginal, values: Values, point: Values, posterior_sampler: Callable | None
+) -> StagedIntegral:
+    held_names = tuple(name for name in model.sites if name not in integral.integrated
+                       and (name in integral.factors
+                            or any(name in model.parents[factor] for factor in integral.factors)))
+    held = {name: values[name] for name in held_names}
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), point)
+    u, unravel = ravel_pytree(zeros)
+    known = set(model.sites)
+    own = [name for name in integral.factors if name in integral.integrated]
+    rest = [name for name in integral.factors if name not in integral.integrated]
+
+    def log_probs(u, held):
+        run = handlers.seed(handlers.condition(model.run, data=held), 0)
+        moved = handlers.substitute(run, substitute_fn=partial(_unconstrain_reparam, unravel(u)))
+        return compute_log_probs(moved, (), {}, {})[0]
+
+    def log_base(u, held):
+        found = log_probs(u, held)
+        # What is not a site of the model is the log-determinant of a transform (models with a
+        # factor of their own are refused); its name depends on the scopes around the site.
+        jacobian = sum((value for name, value in found.items()
+                        if name.endswith("_log_det") and name not in known), jnp.zeros(()))
+        return sum((found[name] for name in own), jacobian)
+
+    def log_ratio(u, held):
+        found = log_probs(u, held)
+        return sum((found[name] for name in rest), jnp.zeros(()))
+
+    def unconstrained(values):
+        run = handlers.seed(handlers.condition(model.run, data=values), 0)
+        trace = handlers.trace(run).get_trace()
+        return flatten(_unconstrain(trace, values, integral))
+
+    def sample_base(rng_key, held):
+        run = handlers.seed(handlers.condition(model.joint(), data=held), rng_key)
+        trace = handlers.trace(run).get_trace()
+        return unconstrained({**held, **{name: trace[name]["value"] for name in integral.integrated}})
+
+    def sample_target(rng_key, held):
+        drawn = posterior_sampler(rng_key, held)
+        _check_posterior_draw(drawn, {name: values[name] for name in integral.integrated})
+        return unconstrained({**held, **drawn})
+
+    staged = [stage(sample_base, random.key(0), held),
+              stage(log_base, u, held, differentiable=True),
+              stage(log_ratio, u, held, differentiable=True),
+              None if posterior_sampler is None else stage(sample_target, random.key(0), held)]
+    programs = IntegralPrograms(*(None if item is None else item.program for item in staged))
+    constants = tuple(() if item is None else item.constants for item in staged)
+    by_site = stage(lambda u, held: {name: log_probs(u, held)[name] for name in integral.factors}, u, held)
+    return StagedIntegral(programs, constants, held_names, u.size, by_site)
+
+
+def _check_posterior_draw(drawn: Any, expected: Values) -> None:
+    if not isinstance(drawn, dict) or set(drawn) != set(expected):
+        got = sorted(drawn) if isinstance(drawn, dict) else type(drawn).__name__
+        raise ValueError(f"posterior_sampler(rng_key, data) must return a dict of the latents {sorted(expected)}, got {got}.")
+    for name, value in drawn.items():
+        if jnp.shape(value) != expected[name].shape:
+            raise ValueError(f"posterior_sampler returned {name!r} with shape {jnp.shape(value)}, "
+                             f"one draw of it has shape {expected[name].shape}.")

@@ -1,0 +1,227 @@
+"""The result: numbers, and everything behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numpyro_mi.estimation import confidence_limit, mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MIBounds:
+    """Certified bounds on the mutual information between two groups of sites, in nats.
+
+    In expectation over joint draws and all algorithmic randomness, `lower <= I <= upper`.
+
+    Attributes
+    ----------
+    lower_i, upper_i
+        Terms of the two bounds, one a joint draw, shape `(N,)`, float64; None for a side that the
+        method does not have. Independent and identically distributed over draws.
+    latent, data
+        Names of the two groups.
+    method
+        Configuration of the method as plain data; `numpyro_mi.config.rebuild` gives the object.
+    plan
+        For each annealed integral, its frozen `betas`, `step_size` and `inverse_mass`.
+    stats
+        For each annealed integral: forward and reverse log-weights `(N, K)`, mean acceptance by
+        temperature, gradient evaluations a draw.
+    cost
+        Gradient evaluations: pilot and scored, forward and reverse.
+    seconds
+        Wall-clock by stage.
+    key
+        Data of the random key.
+    environment
+        Device and versions.
+    num_requested
+        Joint draws asked for; more than N if the run was interrupted.
+    terms
+        How the mutual information was decomposed, one line a term.
+    """
+
+    lower_i: np.ndarray | None
+    upper_i: np.ndarray | None
+    latent: tuple[str, ...]
+    data: tuple[str, ...]
+    method: dict[str, Any]
+    plan: tuple[dict[str, np.ndarray], ...] = ()
+    stats: tuple[dict[str, np.ndarray], ...] = ()
+    cost: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    key: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    num_requested: int = 0
+    terms: tuple[str, ...] = ()
+
+    @cached_property
+    def _lower(self) -> tuple[float, float] | tuple[None, None]:
+        return (None, None) if self.lower_i is None else mean(self.lower_i)
+
+    @cached_property
+    def _upper(self) -> tuple[float, float] | tuple[None, None]:
+        return (None, None) if self.upper_i is None else mean(self.upper_i)
+
+    @property
+    def lower(self) -> float | None:
+        """Estimate of the lower bound: on average at or below I."""
+        return self._lower[0]
+
+    @property
+    def lower_se(self) -> float | None:
+        """Its standard error."""
+        return self._lower[1]
+
+    @property
+    def upper(self) -> float | None:
+        """Estimate of the upper bound: on average at or above I."""
+        return self._upper[0]
+
+    @property
+    def upper_se(self) -> float | None:
+        """Its standard error."""
+        return self._upper[1]
+
+    @cached_property
+    def _gap(self) -> tuple[float, float] | tuple[None, None]:
+        if self.lower_i is None or self.upper_i is None:
+            return None, None
+        with np.errstate(invalid="ignore"):
+            return mean(self.upper_i - self.lower_i)
+
+    @property
+    def gap(self) -> float | None:
+        """Width `upper - lower`: on average at or above 0."""
+        return self._gap[0]
+
+    @property
+    def gap_se(self) -> float | None:
+        """Standard error of the width, paired over draws."""
+        return self._gap[1]
+
+    @property
+    def estimate(self) -> float | None:
+        """Midpoint of the two bounds: an estimate, not a bound."""
+        if self.lower is None or self.upper is None or not np.isfinite(self.lower + self.upper):
+            return None
+        return 0.5 * (self.lower + self.upper)
+
+    @property
+    def num_samples(self) -> int:
+        """Joint draws scored."""
+        terms = self.lower_i if self.lower_i is not None else self.upper_i
+        return 0 if terms is None else len(terms)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the run was interrupted; the finished blocks are complete and unbiased."""
+        return self.num_samples < self.num_requested
+
+    @property
+    def num_non_finite(self) -> dict[str, int]:
+        """Terms that made their side infinite, by side."""
+        sides = {"lower": self.lower_i, "upper": self.upper_i}
+        return {name: int((~np.isfinite(terms)).sum()) for name, terms in sides.items() if terms is not None}
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:
+        """Confidence interval for the mutual information, nats.
+
+        From the limit below the lower bound to the limit above the upper bound, each at level
+        `(1 + prob) / 2`, so that it covers I with probability at least `prob` for many draws,
+        however wide the gap. A side that does not exist is infinite.
+
+        Parameters
+        ----------
+        prob
+            Coverage, between 0 and 1.
+        """
+        if not 0 < prob < 1:
+            raise ValueError(f"interval needs a probability between 0 and 1, got {prob!r}.")
+        level = (1 + prob) / 2
+        low = -np.inf if self.lower_i is None else confidence_limit(self.lower_i, -1, level)
+        high = np.inf if self.upper_i is None else confidence_limit(self.upper_i, +1, level)
+        return float(low), float(high)
+
+    def summary(self) -> pd.DataFrame:
+        """Table of both bounds, gap and midpoint: mean and standard error in nats, mean in bits."""
+        import pandas as pd
+
+        rows = {"lower": self._lower, "upper": self._upper, "gap": self._gap, "midpoint": (self.estimate, None)}
+        table = pd.DataFrame(rows, index=["mean", "se"]).T.astype(float)
+        table["mean_bits"] = table["mean"] / np.log(2)
+        return table
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a joint draw, columns `lower_i`, `upper_i` (where they exist)."""
+        import pandas as pd
+
+        columns = {"lower_i": self.lower_i, "upper_i": self.upper_i}
+        return pd.DataFrame({name: value for name, value in columns.items() if value is not None}).rename_axis("draw")
+
+    def to_datatree(self) -> xr.DataTree:
+        """Everything as an ArviZ `DataTree`: bounds, log-weights, acceptance, plan, and attributes."""
+        from numpyro_mi.storage import to_datatree
+
+        return to_datatree(self)
+
+    def to_netcdf(self, path: Any) -> None:
+        """Save to a netCDF file; `from_netcdf` reads back exactly the same result."""
+        self.to_datatree().to_netcdf(path, engine="h5netcdf")
+
+    @classmethod
+    def from_netcdf(cls, path: Any) -> MIBounds:
+        """Read a result that `to_netcdf` wrote."""
+        import xarray as xr
+
+        from numpyro_mi.storage import from_datatree
+
+        return from_datatree(xr.load_datatree(path, engine="h5netcdf"))
+
+    def __sub__(self, other: MIBounds) -> MIDifference:
+        """Difference of two mutual informations estimated on the same joint draws."""
+        if not isinstance(other, MIBounds):
+            return NotImplemented
+        if self.key != other.key or self.num_samples != other.num_samples:
+            raise ValueError("a paired difference needs two results with the same rng_key and number of draws; "
+                             f"got keys {self.key} and {other.key}, {self.num_samples} and {other.num_samples} draws.")
+        lower_i = None if self.lower_i is None or other.upper_i is None else self.lower_i - other.upper_i
+        upper_i = None if self.upper_i is None or other.lower_i is None else self.upper_i - other.lower_i
+        return MIDifference(lower_i, upper_i)
+
+    def __repr__(self) -> str:
+        from numpyro_mi.report import report
+
+        return report(self)
+
+
+@dataclass(frozen=True, eq=False)
+class MIDifference:
+    """Bounds on `I_a - I_b` from two results on the same joint draws, nats.
+
+    Attributes
+    ----------
+    lower_i, upper_i
+        `lower_a - upper_b` and `upper_a - lower_b`, one a draw; None where a side is missing.
+    """
+
+    lower_i: np.ndarray | None
+    upper_i: np.ndarray | None
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:
+        """Confidence interval for the difference, paired over draws."""
+        return MIBounds(self.lower_i, self.upper_i, (), (), {}).interval(prob)
+
+    def __repr__(self) -> str:
+        parts = []
+        for name, terms in (("lower", self.lower_i), ("upper", self.upper_i)):
+            parts.append(f"{name} -" if terms is None else "{} {:.4f} ± {:.4f}".format(name, *mean(terms)))
+        return f"MIDifference({', '.join(parts)} nats)"

@@ -1,0 +1,223 @@
+"""Pilot runs: step sizes and masses, chosen on draws that are never scored, then frozen.
+
+Two stages, on at most `_MAX_SWEEP` temperatures:
+
+1. A sweep of forward chains, several a data set, adapts while it anneals: at each temperature the
+   mass is the spread of the particles of one data set, and the step follows the acceptance.
+2. Acceptance alone misleads (a trajectory that swings past its turning point is accepted and goes
+   nowhere), so multiples of that profile are run frozen in both directions, and the one with the
+   smallest measured gap is kept.
+
+Validity: scored draws are independent of the pilots given the frozen settings (math: any setting
+may depend on independent noise and other draws, never on the scored chains).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import digamma
+
+from numpyro_mi.annealing import (
+    FORWARD,
+    REVERSE,
+    Path,
+    forward_chain,
+    keyed_randomness,
+    make_path,
+    reverse_chain,
+)
+from numpyro_mi.kernels.base import Kernel, StepSettings
+from numpyro_mi.model.densities import IntegralPrograms, annealed_target, flatten
+
+NUM_PILOT_DRAWS = 64
+_SWEEP_PARTICLES = 4
+_MAX_SWEEP = 200
+_MIN_SWEEP_MOVES = 64
+_MULTIPLIERS = (0.35, 0.5, 0.7, 1.0, 1.4)
+_MEMORY = 0.8
+
+
+class Plan(NamedTuple):
+    """Frozen settings of one integral's chains.
+
+    Attributes
+    ----------
+    betas
+        Temperatures, shape `(T+1,)`, float64.
+    step_size
+        Of the transition at each inner temperature, shape `(T-1,)`.
+    inverse_mass
+        Shape `(T-1, d)` or `(T-1, d, d)`.
+    """
+
+    betas: np.ndarray
+    step_size: np.ndarray
+    inverse_mass: np.ndarray
+
+    def path(self) -> Path:
+        """The plan as arrays of an annealed run."""
+        return make_path(self.betas, self.step_size, self.inverse_mass)
+
+
+class Pilot(NamedTuple):
+    """Pilot draws of one integral, in the form that chains start from."""
+
+    keys: jax.Array
+    held: Any
+    points: Any
+
+
+def tune(
+    programs: IntegralPrograms, constants: Any, kernel: Kernel, betas: np.ndarray, dimension: int, pilot: Pilot,
+    report: Callable[[str], None],
+) -> tuple[Plan, dict[str, int]]:
+    """Choose what the user left open.
+
+    Returns
+    -------
+    plan
+        Frozen settings at every temperature of `betas`.
+    cost
+        Gradient evaluations of the pilots, "forward" and "reverse".
+    """
+    cost = {"forward": 0, "reverse": 0}
+    inner = len(betas) - 2
+    step_size, mass = getattr(kernel, "step_size", 0.0), getattr(kernel, "inverse_mass", ())
+    dense = getattr(kernel, "dense_mass", False)
+    shape = (dimension, dimension) if dense else (dimension,)
+    if mass and np.shape(mass) != shape:
+        raise ValueError(f"inverse_mass has shape {np.shape(mass)}, the annealed latents have {shape}.")
+    if inner == 0 or (step_size is not None and mass is not None):
+        fixed = np.broadcast_to(np.asarray(mass or np.ones(shape), np.float64), (inner, *shape))
+        return Plan(betas, np.full(inner, 1.0 if step_size is None else step_size), fixed), cost
+
+    report("tuning")
+    index = np.unique(np.linspace(0, inner + 1, min(inner + 2, _MAX_SWEEP + 1)).round().astype(int))
+    coarse = betas[index]
+    moves = max(1, -(-_MIN_SWEEP_MOVES // (len(coarse) - 2)))
+    given = None if mass is None else jnp.asarray(mass)
+    steps, masses, gradients = _sweep(
+        programs, kernel, moves, step_size is None, constants, jnp.asarray(coarse[1:-1]), pilot, given,
+        jnp.asarray(kernel.max_step_size / 2 if step_size is None else step_size),
+    )
+    cost["forward"] += int(gradients)
+    multiplier = 1.0
+    if step_size is None:
+        report("choosing the step size")
+        multiplier = _choose(programs, kernel, constants, coarse, np.asarray(steps), np.asarray(masses), pilot, cost)
+    return _interpolated(betas, index, multiplier * np.asarray(steps, np.float64), np.asarray(masses, np.float64)), cost
+
+
+def _choose(programs, kernel, constants, betas, steps, masses, pilot, cost) -> float:
+    """The multiple of the step profile with the smallest mean gap over the pilot draws."""
+    gaps = []
+    paths = [make_path(betas, multiplier * steps, masses) for multiplier in _MULTIPLIERS]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *paths)
+    gaps, forward, reverse = _pilot_gaps(programs, kernel, constants, stacked, pilot)
+    cost["forward"] += int(forward)
+    cost["reverse"] += int(reverse)
+    gaps = np.asarray(gaps, np.float64)
+    # A candidate is judged by its finite gaps only if no other loses fewer draws.
+    lost = (~np.isfinite(gaps)).sum(1)
+    means = np.where(np.isfinite(gaps), gaps, 0.0).sum(1) / np.maximum(np.isfinite(gaps).sum(1), 1)
+    best = min(range(len(_MULTIPLIERS)), key=lambda i: (lost[i], means[i]))
+    return _MULTIPLIERS[best]
+
+
+@partial(jax.jit, static_argnames=("programs", "kernel"))
+def _pilot_gaps(programs, kernel, constants, paths, pilot):
+    """Single-chain gaps `log w_reverse - log w_forward`, shape (candidates, draws), and costs."""
+
+    def one(path, key, held, point):
+        target = annealed_target(programs, constants, held)
+        exact = flatten(point)
+        randomness = keyed_randomness(target, kernel, key, exact)
+        zero = jnp.asarray(0)
+        forward = forward_chain(target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t))
+        reverse = reverse_chain(target, kernel, path, exact, lambda t: randomness.noise(REVERSE, zero, t))
+        return reverse.log_weight - forward.log_weight, forward.num_grad, reverse.num_grad
+
+    over_draws = jax.vmap(one, (None, 0, 0, 0))
+    gaps, forward, reverse = jax.vmap(over_draws, (0, None, None, None))(paths, *pilot)
+    return gaps, forward.sum(), reverse.sum()
+
+
+@partial(jax.jit, static_argnames=("programs", "kernel", "moves", "adapt"))
+def _sweep(programs, kernel, moves, adapt, constants, betas, pilot, mass, step_size):
+    """Anneal pilot particles forwards, adapting step and mass as it goes."""
+    dense = kernel.dense_mass
+    particles = jnp.arange(_SWEEP_PARTICLES)
+    example = flatten(jax.tree.map(lambda leaf: leaf[0], pilot.points))
+
+    def on_all(fn, *args):
+        """Apply `fn(target, randomness, particle, ...)` to every draw and particle."""
+
+        def one(key, held, particle, *rest):
+            target = annealed_target(programs, constants, held)
+            return fn(target, keyed_randomness(target, kernel, key, example), particle, *rest)
+
+        over_particles = jax.vmap(one, (None, None, 0) + (0,) * len(args))
+        return jax.vmap(over_particles, (0, 0, None) + (0,) * len(args))(pilot.keys, pilot.held, particles, *args)
+
+    state = on_all(lambda target, randomness, k: (kernel.init(target, randomness.base(k)), jnp.zeros(())))[0]
+
+    def body(carry, inputs):
+        state, log_step, remembered, gradients = carry
+        beta, step = inputs
+        spread = _spread(state.u, dense)
+        remembered = jnp.where(step > 1, _MEMORY * remembered + (1 - _MEMORY) * spread, spread)
+        inverse_mass = remembered if mass is None else mass
+
+        def transition(carry, move):
+            state, log_step = carry
+            settings = StepSettings(beta, jnp.exp(log_step), inverse_mass)
+            state, info = on_all(lambda target, randomness, k, state: kernel.forward(
+                target, state, settings, randomness.noise(FORWARD, k, step * moves + move)), state)
+            if adapt:
+                log_step = log_step + info.accept_prob.mean() - kernel.target_accept_prob
+                log_step = jnp.minimum(log_step, jnp.log(kernel.max_step_size))
+            return (state, log_step), info.num_grad.sum()
+
+        (state, log_step), used = jax.lax.scan(transition, (state, log_step), jnp.arange(moves))
+        return (state, log_step, remembered, gradients + used.sum()), (jnp.exp(log_step), inverse_mass)
+
+    carry = (state, jnp.log(step_size), _spread(state.u, dense), jnp.asarray(0))
+    steps = jnp.arange(1, betas.shape[0] + 1)
+    (_, _, _, gradients), (step_sizes, masses) = jax.lax.scan(body, carry, (betas, steps))
+    return step_sizes, masses, gradients
+
+
+def _spread(u: jax.Array, dense: bool) -> jax.Array:
+    """Posterior spread of one data set, pooled over data sets; `u` is (draws, particles, d).
+
+    Variances are pooled geometrically, so that one data set with a huge spread does not set the
+    mass of all; `offset` is the mean log of a chi-square over its degrees of freedom.
+    """
+    dof = u.shape[1] - 1
+    centred = u - u.mean(1, keepdims=True)
+    variance = (centred**2).sum(1) / dof
+    offset = digamma(dof / 2.0) - jnp.log(dof / 2.0)
+    tiny = jnp.finfo(u.dtype).tiny * 1e6
+    diagonal = jnp.exp(jnp.log(jnp.maximum(variance, tiny)).mean(0) - offset)
+    if not dense:
+        return diagonal
+    pooled = jnp.einsum("nki,nkj->ij", centred, centred)
+    scale = jnp.sqrt(jnp.maximum(jnp.diag(pooled), tiny))
+    shrink = u.shape[2] / (u.shape[2] + u.shape[0] * dof)
+    correlation = (1 - shrink) * pooled / scale[:, None] / scale + shrink * jnp.eye(u.shape[2])
+    correlation = correlation.at[jnp.diag_indices(u.shape[2])].set(1.0)
+    return correlation * jnp.sqrt(diagonal[:, None] * diagonal)
+
+
+def _interpolated(betas: np.ndarray, index: np.ndarray, steps: np.ndarray, masses: np.ndarray) -> Plan:
+    """Settings at every inner temperature from those at the temperatures of the sweep."""
+    inner = np.arange(1, len(betas) - 1)
+    known = index[1:-1]
+    step_size = np.exp(np.interp(inner, known, np.log(steps)))
+    flat = masses.reshape(len(known), -1)
+    interpolate = np.stack([np.interp(inner, known, column) for column in flat.T], axis=1)
+    return Plan(betas, step_size, interpolate.reshape(len(inner), *masses.shape[1:]))
