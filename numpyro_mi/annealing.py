@@ -103,21 +103,27 @@ def make_path(betas: np.ndarray, step_size: np.ndarray, inverse_mass: np.ndarray
 
 def forward_chain(target: AnnealedTarget, kernel: Kernel, path: Path, u: jax.Array, noise: Noise) -> Chain:
     """Anneal from `u`, a draw of the base, towards the target: `E[w] = Z`."""
-    return _run(target, kernel, kernel.forward, path, u, noise)
+    return _run(target, kernel, kernel.forward, path, u, noise, _transitions(path))
 
 
 def reverse_chain(target: AnnealedTarget, kernel: Kernel, path: Path, u: jax.Array, noise: Noise) -> Chain:
     """Anneal from `u`, an exact draw of the target, back to the base: `E[1/w] = 1/Z`."""
     backwards = jax.tree.map(lambda leaf: leaf[::-1], path)
-    chain = _run(target, kernel, kernel.reverse, backwards, u, noise)
+    chain = _run(target, kernel, kernel.reverse, backwards, u, noise, _transitions(path)[::-1])
     return chain._replace(accept_prob=chain.accept_prob[::-1])
 
 
-def _run(target: AnnealedTarget, kernel: Kernel, move: Callable, path: Path, u: jax.Array, noise: Noise) -> Chain:
+def _transitions(path: Path) -> jax.Array:
+    """Index of each transition, that of its temperature: 1..T-1."""
+    return jnp.arange(1, path.increments.shape[0])
+
+
+def _run(
+    target: AnnealedTarget, kernel: Kernel, move: Callable, path: Path, u: jax.Array, noise: Noise, steps: jax.Array
+) -> Chain:
     """Weight, then alternate transitions and weights; both directions are this one loop."""
     state = kernel.init(target, u)
     total = path.increments[0] * state.log_ratio
-    steps = jnp.arange(1, path.increments.shape[0])
 
     def body(carry, inputs):
         state, total, lost = carry

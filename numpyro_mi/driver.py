@@ -92,6 +92,7 @@ class _Scored:
     def __init__(self, decomposition: Decomposition, staged: StagedModel, method: AIS, paths: list[Path]):
         self._decomposition, self._staged, self._method, self._paths = decomposition, staged, method, paths
         self._blocks: list[tuple] = []
+        self._accept: dict[tuple[int, str], np.ndarray] = {}
         self.count = 0
         self._sums = np.zeros(2)
 
@@ -111,6 +112,10 @@ class _Scored:
                 lower += terms.sign * (elbo if terms.sign > 0 else eubo)
                 upper += terms.sign * (eubo if terms.sign > 0 else elbo)
             stats.append({name: np.asarray(value)[:count] for name, value in evidence.stats.items()})
+            for direction in ("forward", "reverse"):
+                accept = stats[-1].pop(f"{direction}_accept").astype(np.float64)
+                stats[-1][f"{direction}_accept_i"] = accept.mean(1) if accept.shape[1] else np.ones(count)
+                self._accept[i, direction] = self._accept.get((i, direction), 0.0) + accept.sum(0)
         # A term that is not finite is never dropped: it makes its side infinite.
         lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
         self._blocks.append((lower[:count], upper[:count], exact[:count], stats))
@@ -126,6 +131,8 @@ class _Scored:
         lower, upper, exact, stats = zip(*self._blocks, strict=True)
         merged = tuple({name: np.concatenate([block[i][name] for block in stats]) for name in stats[0][i]}
                        for i in range(len(self._staged.integrals)))
+        for (i, direction), total in self._accept.items():
+            merged[i][f"{direction}_accept"] = total / self.count
         return np.concatenate(lower), np.concatenate(upper), np.concatenate(exact), merged
 
 

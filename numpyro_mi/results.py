@@ -33,8 +33,8 @@ class MIBounds:
     plan
         For each annealed integral, its frozen `betas`, `step_size` and `inverse_mass`.
     stats
-        For each annealed integral: forward and reverse log-weights `(N, K)`, mean acceptance by
-        temperature, gradient evaluations a draw.
+        For each annealed integral and direction: log-weights `(N, K)`, mean acceptance by draw `(N,)`
+        and by temperature `(T-1,)`, gradient evaluations `(N,)`.
     cost
         Gradient evaluations: pilot and scored, forward and reverse.
     seconds
