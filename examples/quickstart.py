@@ -1,4 +1,4 @@
-"""How much does a handwritten digit say about its latent code?
+"""Bound how much a handwritten digit says about its latent code.
 
 Fits probabilistic PCA with 10 latents to scikit-learn's 1,797 digit images, writes the fitted model
 as a NumPyro model, and bounds the mutual information between latents and image from both sides.

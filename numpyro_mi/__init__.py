@@ -7,6 +7,7 @@ from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.kernels.hmc import AnnealedHMC
+from numpyro_mi.plots import plot_bounds, plot_log_weights
 from numpyro_mi.results import MIBounds, MIDifference
 from numpyro_mi.schedules import LinearSchedule, PowerSchedule, SigmoidSchedule
 
@@ -24,5 +25,7 @@ __all__ = [
     "PowerSchedule",
     "SigmoidSchedule",
     "mi_bounds",
+    "plot_bounds",
+    "plot_log_weights",
     "tasks",
 ]

@@ -77,19 +77,20 @@ class Randomness(NamedTuple):
 
 def keyed_randomness(target: AnnealedTarget, kernel: Kernel, rng_key: jax.Array, u: jax.Array) -> Randomness:
     """Randomness keyed by role, particle and transition, so that no batch shape changes a number."""
-    roles = [jax.random.fold_in(rng_key, role) for role in range(4)]
+
+    def keyed(role, particle):
+        return jax.random.fold_in(rng_key, 4 * particle + role)
 
     def noise(direction, particle, step):
-        key = jax.random.fold_in(jax.random.fold_in(roles[direction], particle), step)
-        return kernel.sample_noise(key, u)
+        return kernel.sample_noise(jax.random.fold_in(keyed(direction, particle), step), u)
 
     def base(particle):
-        return target.sample_base(jax.random.fold_in(roles[2], particle))
+        return target.sample_base(keyed(2, particle))
 
     def exact(particle):
         if target.sample_target is None:
             raise ValueError("this target has no exact sampler.")
-        return target.sample_target(jax.random.fold_in(roles[3], particle))
+        return target.sample_target(keyed(3, particle))
 
     return Randomness(base, exact, noise)
 

@@ -136,9 +136,9 @@ def _key(rng_key: jax.Array | int | None) -> jax.Array:
         return jax.random.key(0)
     if isinstance(rng_key, int | np.integer) and not isinstance(rng_key, bool):
         return jax.random.key(int(rng_key))
-    dtype = getattr(rng_key, "dtype", None)
-    if dtype is not None and jnp.ndim(rng_key) == 0 and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return rng_key
-    if dtype == jnp.uint32 and jnp.ndim(rng_key) == 1:
-        return jax.random.wrap_key_data(jnp.asarray(rng_key))
+    if isinstance(rng_key, jax.Array | np.ndarray):
+        if rng_key.ndim == 0 and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key):
+            return jnp.asarray(rng_key)
+        if rng_key.ndim == 1 and rng_key.dtype == np.uint32:
+            return jax.random.wrap_key_data(jnp.asarray(rng_key))
     raise TypeError(f"rng_key must be a JAX random key, an integer or None, got {rng_key!r}.")

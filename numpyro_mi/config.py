@@ -23,11 +23,14 @@ _CLASSES: dict[str, Callable] = {cls.__name__: cls for cls in (
 def describe(value: Any) -> Any:
     """Plain data (numbers, strings, lists, dicts) that says all there is to a configuration object.
 
-    Dataclasses become `{"class": name, field: ...}`, other callables their qualified name.
+    Dataclasses become `{"class": name, field: ...}` (those from outside the package with their
+    qualified name), other callables their qualified name.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"class": type(value).__name__, **fields}
+        cls = type(value)
+        own = _CLASSES.get(cls.__name__) is cls
+        return {"class": cls.__name__ if own else f"{cls.__module__}.{cls.__qualname__}", **fields}
     if isinstance(value, tuple | list | np.ndarray):
         return [describe(item) for item in value]
     if isinstance(value, np.generic):

@@ -9,7 +9,7 @@ depends on through z.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from numpyro_mi.model import checks
@@ -50,37 +50,45 @@ def decompose(model: JointModel) -> Decomposition:
         If the likelihood of the data is itself an integral, if data are upstream of a latent, or
         if a latent to be integrated cannot be annealed.
     """
-    order = {name: i for i, name in enumerate(model.sites)}
-    both = model.latent + model.data
+    decomposition = _split(model.sites, model.parents, model.latent, model.data)
+    _check(model, decomposition.integrals)
+    return decomposition
+
+
+def _split(
+    sites: Sequence[str], parents: Mapping[str, frozenset[str]], latent: Sequence[str], data: Sequence[str]
+) -> Decomposition:
+    order = {name: i for i, name in enumerate(sites)}
     pieces: Counter[tuple[frozenset[str], frozenset[str]]] = Counter()
-    for sign, held in ((1, both), (-1, model.latent), (-1, model.data)):
-        for piece in _pieces(frozenset(held), model.parents):
+    for sign, held in ((1, {*latent, *data}), (-1, latent), (-1, data)):
+        for piece in _pieces(frozenset(held), parents):
             pieces[piece] += sign
-    exact, integrals = [], []
-    for (integrated, factors), sign in pieces.items():
-        if sign == 0:
-            continue
-        in_order = (tuple(sorted(integrated, key=order.__getitem__)), tuple(sorted(factors, key=order.__getitem__)))
-        if integrated:
-            integrals.append(LogMarginal(sign, *in_order))
-        else:
-            exact.append((sign, in_order[1][0]))
-    _check(model, integrals)
-    return Decomposition(tuple(exact), tuple(integrals))
+
+    def in_order(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(names, key=order.__getitem__))
+
+    # In model order throughout: the order of a set of names differs from one process to the next, and
+    # random numbers are keyed by the place of an integral.
+    left = [(sign, in_order(integrated), in_order(factors)) for (integrated, factors), sign in pieces.items() if sign]
+    left.sort(key=lambda piece: [[order[name] for name in names] for names in piece[1:]])
+    return Decomposition(tuple((sign, factors[0]) for sign, integrated, factors in left if not integrated),
+                         tuple(LogMarginal(*piece) for piece in left if piece[1]))
 
 
-def _check(model: JointModel, integrals: Iterable[LogMarginal]) -> None:
+def _check(model: JointModel, integrals: Sequence[LogMarginal]) -> None:
+    swapping_helps = not any(set(integral.integrated) & set(model.latent) for integral in integrals)
     for integral in integrals:
         upstream = [site for site in integral.integrated if site in model.data]
         if upstream:
-            checks.data_upstream(upstream[0], model.latent)
+            checks.data_upstream(upstream[0], model.latent, swapping_helps)
         fed = _ancestors(integral.integrated, model.parents) - set(integral.integrated)
         if fed & set(model.data) and integral.sign < 0:
-            checks.data_upstream(sorted(fed & set(model.data))[0], integral.integrated)
+            checks.data_upstream(min(fed & set(model.data)), integral.integrated, swapping_helps)
+    for integral in integrals:
         if integral.sign > 0:
             checks.needs_integral(integral.integrated, model.data, model.latent)
         for name in integral.integrated:
-            checks.annealable(name, model.distributions[name])
+            checks.annealable(name, model.traced[name])
 
 
 def _pieces(

@@ -1,24 +1,23 @@
 """Runs a method over joint draws: keys, chunks, progress, interruption."""
 
 import time
-from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.annealing import Path
 from numpyro_mi.decomposition import Decomposition
 from numpyro_mi.evidence.ais import AIS
-from numpyro_mi.model import checks
 from numpyro_mi.model.densities import JointDraw, StagedModel, annealed_target, flatten
+from numpyro_mi.preflight import preflight
 from numpyro_mi.progress import Progress
+from numpyro_mi.simulation import blocks
 from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, Plan, tune
 
 _JOINT, _CHAINS, _PILOT_JOINT, _PILOT_CHAINS = range(4)
-_SIMULATION_GROUP = 128
-_CHECK_DRAWS = 2048
 _LANES = 1024
 
 
@@ -59,18 +58,17 @@ def run(
 ) -> RawRun:
     """Check, tune, then score `num_samples` joint draws."""
     size = _block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
-    blocks = -(-num_samples // size)
     start = time.perf_counter()
-    with Progress(blocks, progress_bar) as progress:
+    with Progress(-(-num_samples // size), progress_bar) as progress:
         progress.stage("checking the model")
-        _check_draws(staged, jax.random.fold_in(rng_key, _PILOT_JOINT))
-        plans, cost = _tune(staged, method, rng_key, progress)
+        pilots = preflight(staged, jax.random.fold_in(rng_key, _PILOT_JOINT))
+        plans, cost = _tune(staged, method, pilots, jax.random.fold_in(rng_key, _PILOT_CHAINS), progress)
         tuned = time.perf_counter()
         scored = _Scored(decomposition, staged, method, [plan.path() for plan in plans])
         progress.stage("compiling")
         first = None
         try:
-            for start_index, draws in _blocks(staged, jax.random.fold_in(rng_key, _JOINT), num_samples, size):
+            for start_index, draws in blocks(staged.draw, jax.random.fold_in(rng_key, _JOINT), num_samples, size):
                 scored.add(draws, jax.random.fold_in(rng_key, _CHAINS), start_index, min(size, num_samples - start_index))
                 first = first or time.perf_counter()
                 progress.stage("scoring")
@@ -145,82 +143,21 @@ def _evidence(programs, method, constants, path, rng_key, start, held, points):
         return method.evidence(target, path, flatten(point), jax.random.fold_in(rng_key, index))
 
     size = jax.tree.leaves(points)[0].shape[0]
-    return jax.vmap(one)(start + jax.numpy.arange(size), held, points)
+    return jax.vmap(one)(start + jnp.arange(size), held, points)
 
 
-@partial(jax.jit, static_argnames=("program", "size"))
-def _simulate(program, size, constants, rng_key, start):
-    keys = jax.vmap(partial(jax.random.fold_in, rng_key))(start + jax.numpy.arange(size))
-    return jax.vmap(lambda key: program(constants, key))(keys)
-
-
-def _groups(staged: StagedModel, rng_key: jax.Array, count: int) -> Iterator[JointDraw]:
-    """Joint draws in groups of one fixed size, so that no other batch size can change their rounding."""
-    for start in range(0, count, _SIMULATION_GROUP):
-        yield _simulate(staged.draw.program, _SIMULATION_GROUP, staged.draw.constants, rng_key, start)
-
-
-def _blocks(staged: StagedModel, rng_key: jax.Array, count: int, size: int) -> Iterator[tuple[int, JointDraw]]:
-    """Blocks of exactly `size` draws; the last may run past `count`, into draws that are not scored."""
-    blocks = -(-count // size)
-    groups = _groups(staged, rng_key, blocks * size)
-    buffer: JointDraw | None = None
-    for block in range(blocks):
-        while buffer is None or _length(buffer) < size:
-            group = next(groups)
-            buffer = group if buffer is None else jax.tree.map(lambda a, b: jax.numpy.concatenate([a, b]), buffer, group)
-        yield block * size, jax.tree.map(lambda leaf: leaf[:size], buffer)
-        buffer = jax.tree.map(lambda leaf: leaf[size:], buffer)
-
-
-def _length(draws: JointDraw) -> int:
-    return jax.tree.leaves(draws)[0].shape[0]
-
-
-def _check_draws(staged: StagedModel, rng_key: jax.Array) -> None:
-    """Refuse a model whose densities fail at its own draws."""
-    counts: dict[tuple[str, str], int] = {}
-    for draws in _groups(staged, rng_key, _CHECK_DRAWS):
-        for name, value in draws.log_probs.items():
-            _count(counts, ("log-density", name), np.asarray(value)[:, None])
-        for point in draws.points:
-            for name, value in point.items():
-                _count(counts, ("unconstrained value", name), np.asarray(value).reshape(len(value), -1))
-    checks.finite_at_own_draws(counts, _CHECK_DRAWS)
-    for integral in staged.integrals:
-        draws = next(_groups(staged, rng_key, 1))
-        held = {name: draws.values[name] for name in integral.held}
-        found = _factors_at_base(integral.programs.sample_base, integral.site_log_probs.program, integral.constants[0],
-                                 integral.site_log_probs.constants, rng_key, held)
-        checks.legitimate_at_prior_draws(jax.device_get(found))
-
-
-def _count(counts: dict, key: tuple[str, str], values: np.ndarray) -> None:
-    bad = int((~np.isfinite(values)).any(1).sum())
-    if bad:
-        counts[key] = counts.get(key, 0) + bad
-
-
-@partial(jax.jit, static_argnames=("sample", "log_probs"))
-def _factors_at_base(sample, log_probs, sample_constants, log_prob_constants, rng_key, held):
-    """Each factor of an integral at one base draw for each of a group of held values."""
-
-    def one(index, held):
-        u = sample(sample_constants, jax.random.fold_in(rng_key, index), held)
-        return log_probs(log_prob_constants, u, held)
-
-    return jax.vmap(one)(jax.numpy.arange(_SIMULATION_GROUP), held)
-
-
-def _tune(staged: StagedModel, method: AIS, rng_key: jax.Array, progress: Progress) -> tuple[list[Plan], dict[str, int]]:
+def _tune(
+    staged: StagedModel, method: AIS, pilots: JointDraw, rng_key: jax.Array, progress: Progress
+) -> tuple[list[Plan], dict[str, int]]:
+    """A frozen plan for each integral, from the first pilot draws."""
     plans, cost = [], {"pilot_forward": 0, "pilot_reverse": 0}
+    draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], pilots)
     for i, integral in enumerate(staged.integrals):
-        draws = next(_groups(staged, jax.random.fold_in(rng_key, _PILOT_JOINT), 1))
-        draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], draws)
-        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, _PILOT_CHAINS), i), NUM_PILOT_DRAWS)
+        keys = jax.random.split(jax.random.fold_in(rng_key, i), NUM_PILOT_DRAWS)
         pilot = Pilot(keys, {name: draws.values[name] for name in integral.held}, draws.points[i])
-        plan, spent = tune(integral.programs, integral.constants, method.kernel, method.betas(), integral.dimension,
-                           pilot, progress.stage)
+        plan, spent = tune(
+            integral.programs, integral.constants, method.kernel, method.betas(), integral.dimension, pilot, progress.stage
+        )
         plans.append(plan)
         cost["pilot_forward"] += spent["forward"]
         cost["pilot_reverse"] += spent["reverse"]

@@ -35,3 +35,5 @@ class Progress:
         """One more block is scored; show the running bounds in nats."""
         self._bar.set_postfix_str(f" I in [{lower:.3f}, {upper:.3f}] nats", refresh=False)
         self._bar.update()
+        if self._bar.n >= self._bar.total:
+            self._bar.refresh()

@@ -42,11 +42,11 @@ def verdict(result: MIBounds) -> str:
         return _spoiled(result, bad)
     if result.gap is None or result.gap_se is None or result.lower_se is None or result.upper_se is None:
         return "one side only: the width is unknown."
-    if not result.stats:
-        return "no integral is left: every term is exact, and the width is sampling error alone."
     error = max(result.lower_se, result.upper_se)
+    if result.gap == 0 and result.gap_se == 0:
+        return "every term is exact, and the width is sampling error alone." if error else "exact."
     if error == 0:
-        return "exact."
+        return f"gap {result.gap:.2g} without sampling error: add temperatures or particles, not draws."
     ratio = result.gap / error
     size = f"gap {result.gap:.2g} = {abs(ratio):.2g} standard errors"
     if ratio < 2:
@@ -61,8 +61,8 @@ def warnings_of(result: MIBounds) -> list[str]:
     found = []
     for side, count in result.num_non_finite.items():
         if count:
-            found.append(f"{count} of {result.num_samples} terms of the {side} bound are not finite, so it is infinite; "
-                         "none was dropped.")
+            found.append(f"{count} of {result.num_samples} terms of the {side} bound are not finite, so it is "
+                         "infinite; none was dropped.")
     if 0 < result.num_samples < _MIN_DRAWS:
         found.append(f"{result.num_samples} draws are few: the interval rests on at least {_MIN_DRAWS}.")
     for side, terms in (("lower", result.lower_i), ("upper", result.upper_i)):
@@ -70,10 +70,11 @@ def warnings_of(result: MIBounds) -> list[str]:
             continue
         skewness = float(np.mean(((terms - terms.mean()) / terms.std()) ** 3))
         if abs(skewness) > _HEAVY_SKEWNESS:
-            found.append(f"terms of the {side} bound are heavily skewed ({skewness:+.1f}): a few draws carry its standard "
-                         "error; the interval is corrected for skewness, yet add draws.")
+            found.append(f"terms of the {side} bound are heavily skewed ({skewness:+.1f}): a few draws carry its "
+                         "standard error; the interval is corrected for skewness, yet add draws.")
     if result.gap is not None and result.gap_se is not None and result.gap < -4 * result.gap_se:
-        found.append("the bounds cross by more than 4 standard errors: please report this model, it should not happen.")
+        found.append("the bounds cross by more than 4 standard errors: please report this model, it should not "
+                     "happen.")
     return found
 
 
@@ -81,11 +82,12 @@ def _spoiled(result: MIBounds, bad: dict[str, int]) -> str:
     hard = any(np.isneginf(stat["forward_log_weight"]).any() for stat in result.stats)
     if bad.get("upper") and not bad.get("lower") and hard:
         share = np.mean([np.isneginf(stat["forward_log_weight"]).mean() for stat in result.stats])
-        return (f"a hard support: {share:.0%} of the forward chains have weight zero, because a prior draw outside the support "
-                f"of the data cannot be annealed into it; {bad['upper']} draws lost all their chains. The lower bound "
-                "stands; more particles lose fewer draws.")
-    sides = " and ".join(f"{side} ({count})" for side, count in bad.items() if count)
-    return f"terms without a finite value on the {sides} side; the other side stands."
+        return (f"a hard support: {share:.0%} of the forward chains have weight zero, because a prior draw outside the "
+                f"support of the data cannot be annealed into it; {bad['upper']} draws lost all their chains. The "
+                "lower bound stands; more particles lose fewer draws.")
+    spoiled = [f"{side} ({count})" for side, count in bad.items() if count]
+    rest = "the other side stands." if len(spoiled) < len(bad) else "no side stands."
+    return f"terms without a finite value on the {' and '.join(spoiled)} side; {rest}"
 
 
 def _method(result: MIBounds) -> str:
@@ -93,7 +95,8 @@ def _method(result: MIBounds) -> str:
     if method.get("class") != "AIS":
         return str(method.get("class", "exact"))
     scheme = (method.get("scheme") or {}).get("class", "?")
-    return f"AIS, {scheme}, {method['num_temperatures']} temperatures x {method['num_particles']} particles"
+    temperatures, particles = method["num_temperatures"], method["num_particles"]
+    return f"AIS, {scheme}, {_plural(temperatures, 'temperature')} x {_plural(particles, 'particle')}"
 
 
 def _cost(result: MIBounds) -> str:
@@ -106,9 +109,13 @@ def _cost(result: MIBounds) -> str:
     return text
 
 
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def _count(number: int) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:  # else it would round up to 1000 of the unit below
             return f"{number / size:.3g}{unit}"
     return str(number)
 
@@ -116,6 +123,8 @@ def _count(number: int) -> str:
 def _pair(value: float | None, se: float | None) -> str:
     if value is None or se is None:
         return "-"
+    if not np.isfinite(value):
+        return f"{value} nats"
     return f"{_number(value)} ± {_number(se)} nats"
 
 

@@ -179,12 +179,24 @@ class MIBounds:
 
     @classmethod
     def from_netcdf(cls, path: Any) -> MIBounds:
-        """Read a result that `to_netcdf` wrote."""
+        """Read a result that `to_netcdf` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is none of this kind.
+        """
         import xarray as xr
 
         from numpyro_mi.storage import from_datatree
 
-        return from_datatree(xr.load_datatree(path, engine="h5netcdf"))
+        try:
+            tree = xr.load_datatree(path, engine="h5netcdf")
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            raise ValueError(f"{path} is no netCDF file that MIBounds.to_netcdf wrote: {error}") from error
+        return from_datatree(tree)
 
     def __sub__(self, other: MIBounds) -> MIDifference:
         """Difference of two mutual informations estimated on the same joint draws."""

@@ -34,6 +34,7 @@ class PowerSchedule:
             raise ValueError(f"PowerSchedule needs a positive finite exponent, got {self.exponent!r}.")
 
     def __call__(self, num_temperatures: int) -> np.ndarray:
+        """Temperatures, shape `(num_temperatures + 1,)`."""
         return np.linspace(0.0, 1.0, num_temperatures + 1) ** self.exponent
 
 
@@ -42,6 +43,7 @@ class LinearSchedule:
     """`b_t = t / T`."""
 
     def __call__(self, num_temperatures: int) -> np.ndarray:
+        """Temperatures, shape `(num_temperatures + 1,)`."""
         return np.linspace(0.0, 1.0, num_temperatures + 1)
 
 
@@ -62,6 +64,7 @@ class SigmoidSchedule:
             raise ValueError(f"SigmoidSchedule needs a positive finite radius, got {self.radius!r}.")
 
     def __call__(self, num_temperatures: int) -> np.ndarray:
+        """Temperatures, shape `(num_temperatures + 1,)`."""
         logits = self.radius * np.linspace(-1.0, 1.0, num_temperatures + 1)
         curve = 1.0 / (1.0 + np.exp(-logits))
         return (curve - curve[0]) / (curve[-1] - curve[0])
@@ -80,6 +83,7 @@ class FixedSchedule:
     values: tuple[float, ...]
 
     def __call__(self, num_temperatures: int) -> np.ndarray:
+        """The given temperatures; their number must agree."""
         if num_temperatures + 1 != len(self.values):
             raise ValueError(f"the schedule has {len(self.values)} values, so num_temperatures must be "
                              f"{len(self.values) - 1} (the number of steps between them), got {num_temperatures}.")
@@ -88,15 +92,19 @@ class FixedSchedule:
 
 def as_schedule(schedule: Schedule | Sequence[float] | np.ndarray) -> Schedule:
     """A schedule from a rule or from an array of temperatures."""
-    if callable(schedule):
+    if callable(schedule) and not isinstance(schedule, type):
         return schedule
     try:
+        if schedule is None:
+            raise TypeError
         values = np.asarray(schedule, np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"schedule must be a rule such as PowerSchedule(4) or an array of temperatures from 0 to 1, "
                         f"got {schedule!r}.") from None
     if values.ndim != 1 or values.size < 2:
-        raise ValueError(f"an array schedule needs one dimension and at least the two values 0 and 1, got shape {values.shape}.")
+        raise ValueError(
+            f"an array schedule needs one dimension and at least the two values 0 and 1, got shape {values.shape}."
+        )
     _check_rising(values)
     return FixedSchedule(tuple(values.tolist()))
 
@@ -105,7 +113,9 @@ def temperatures(schedule: Schedule, num_temperatures: int) -> np.ndarray:
     """The checked values of a schedule, shape `(num_temperatures + 1,)`, float64."""
     values = np.asarray(schedule(num_temperatures), np.float64)
     if values.shape != (num_temperatures + 1,):
-        raise ValueError(f"a schedule must return num_temperatures + 1 = {num_temperatures + 1} values, got shape {values.shape}.")
+        raise ValueError(
+            f"a schedule must return num_temperatures + 1 = {num_temperatures + 1} values, got shape {values.shape}."
+        )
     _check_rising(values)
     return values
 
@@ -115,4 +125,4 @@ def _check_rising(values: np.ndarray) -> None:
     steps = np.diff(values)
     if not (values[0] == 0.0 and values[-1] == 1.0 and (steps.astype(np.float32) > 0).all()):
         raise ValueError("a schedule must rise strictly from exactly 0 to exactly 1; "
-                         f"got values from {values[0]!r} to {values[-1]!r} with smallest step {steps.min()!r}.")
+                         f"got values from {values[0]:g} to {values[-1]:g} with smallest step {steps.min():g}.")

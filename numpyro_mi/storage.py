@@ -28,11 +28,12 @@ def to_datatree(result: MIBounds) -> xr.DataTree:
     """A result as a `DataTree`."""
     groups: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=_attributes(result))}
     terms = {"lower_i": result.lower_i, "upper_i": result.upper_i}
-    bounds = xr.Dataset({name: ("draw", value, {"units": "nats"}) for name, value in terms.items() if value is not None})
-    groups["/bounds"] = bounds.assign_coords(draw=np.arange(result.num_samples))
+    sides = {name: ("draw", value, {"units": "nats"}) for name, value in terms.items() if value is not None}
+    groups["/bounds"] = xr.Dataset(sides, coords={"draw": np.arange(result.num_samples)})
     for i, (stats, plan) in enumerate(zip(result.stats, result.plan, strict=True)):
         for direction in ("forward", "reverse"):
-            own = {name.removeprefix(f"{direction}_"): value for name, value in stats.items() if name.startswith(direction)}
+            prefix = f"{direction}_"
+            own = {name.removeprefix(prefix): value for name, value in stats.items() if name.startswith(prefix)}
             groups[f"/integral_{i}/{direction}"] = _dataset(own)
         groups[f"/integral_{i}/plan"] = _dataset(plan)
     return xr.DataTree.from_dict(groups)
@@ -50,17 +51,18 @@ def from_datatree(tree: xr.DataTree) -> MIBounds:
         raise ValueError(f"this DataTree holds no result of mi_bounds (groups: {sorted(tree.children)}).")
     attributes = json.loads(tree.attrs["numpyro_mi"])
     bounds = tree["bounds"].to_dataset()
-    stats, plans = [], []
+    stats: list[dict[str, np.ndarray]] = []
+    plans: list[dict[str, np.ndarray]] = []
     while f"integral_{len(stats)}" in tree.children:
         integral = tree[f"integral_{len(stats)}"]
         stats.append({f"{direction}_{name}": np.asarray(value)
                       for direction in ("forward", "reverse")
                       for name, value in integral[direction].to_dataset().data_vars.items()})
         plans.append({str(name): np.asarray(value) for name, value in integral["plan"].to_dataset().data_vars.items()})
-    sides = {name: np.asarray(bounds[name]) if name in bounds else None for name in ("lower_i", "upper_i")}
+    lower_i, upper_i = (np.asarray(bounds[name]) if name in bounds else None for name in ("lower_i", "upper_i"))
     for name in ("latent", "data", "terms"):
         attributes[name] = tuple(attributes[name])
-    return MIBounds(**sides, plan=tuple(plans), stats=tuple(stats), **attributes)
+    return MIBounds(lower_i, upper_i, plan=tuple(plans), stats=tuple(stats), **attributes)
 
 
 def _attributes(result: MIBounds) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from numpyro_mi.annealing import (
     make_path,
     reverse_chain,
 )
-from numpyro_mi.kernels.base import Kernel, StepSettings
+from numpyro_mi.kernels.base import StepSettings
 from numpyro_mi.model.densities import IntegralPrograms, annealed_target, flatten
 
 NUM_PILOT_DRAWS = 64
@@ -39,6 +39,7 @@ _MAX_SWEEP = 200
 _MIN_SWEEP_MOVES = 64
 _MULTIPLIERS = (0.35, 0.5, 0.7, 1.0, 1.4)
 _MEMORY = 0.8
+_SMALLEST_STEP = 1e-4
 
 
 class Plan(NamedTuple):
@@ -72,7 +73,7 @@ class Pilot(NamedTuple):
 
 
 def tune(
-    programs: IntegralPrograms, constants: Any, kernel: Kernel, betas: np.ndarray, dimension: int, pilot: Pilot,
+    programs: IntegralPrograms, constants: Any, kernel: Any, betas: np.ndarray, dimension: int, pilot: Pilot,
     report: Callable[[str], None],
 ) -> tuple[Plan, dict[str, int]]:
     """Choose what the user left open.
@@ -114,13 +115,12 @@ def tune(
 
 def _choose(programs, kernel, constants, betas, steps, masses, pilot, cost) -> float:
     """The multiple of the step profile with the smallest mean gap over the pilot draws."""
-    gaps = []
     paths = [make_path(betas, multiplier * steps, masses) for multiplier in _MULTIPLIERS]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *paths)
-    gaps, forward, reverse = _pilot_gaps(programs, kernel, constants, stacked, pilot)
+    found, forward, reverse = _pilot_gaps(programs, kernel, constants, stacked, pilot)
     cost["forward"] += int(forward)
     cost["reverse"] += int(reverse)
-    gaps = np.asarray(gaps, np.float64)
+    gaps = np.asarray(found, np.float64)
     # A candidate is judged by its finite gaps only if no other loses fewer draws.
     lost = (~np.isfinite(gaps)).sum(1)
     means = np.where(np.isfinite(gaps), gaps, 0.0).sum(1) / np.maximum(np.isfinite(gaps).sum(1), 1)
@@ -179,7 +179,7 @@ def _sweep(programs, kernel, moves, adapt, constants, betas, pilot, mass, step_s
                 target, state, settings, randomness.noise(FORWARD, k, step * moves + move)), state)
             if adapt:
                 log_step = log_step + info.accept_prob.mean() - kernel.target_accept_prob
-                log_step = jnp.minimum(log_step, jnp.log(kernel.max_step_size))
+                log_step = jnp.clip(log_step, *jnp.log(kernel.max_step_size * jnp.array([_SMALLEST_STEP, 1.0])))
             return (state, log_step), info.num_grad.sum()
 
         (state, log_step), used = jax.lax.scan(transition, (state, log_step), jnp.arange(moves))

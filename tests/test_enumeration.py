@@ -6,6 +6,7 @@ changes, so that a finite sum over cells is the exact expectation over the noise
 """
 
 import itertools
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -243,16 +244,25 @@ def test_one_particle_is_the_single_chain(name):
     np.testing.assert_allclose([one.elbo, one.eubo], [single.elbo, single.eubo], rtol=1e-14)
 
 
+def ends_at(setup, z, y, f):
+    """Whether the forward chain from y ends at z."""
+    target, path, _ = setup
+    return forward_chain(target, TableKernel(), path, y[None], lambda t: f[t - 1]).u[0] == z
+
+
+def inverse_weight(setup, z, r):
+    """1/w of the reverse chain from z."""
+    return jnp.exp(-evidence(IM(), setup, particles=1, exact=z, reverse=(r,)).eubo)
+
+
 def test_coupled_reverse_limit():
     """K to infinity: the harmonic mean becomes E[1/w | end point], by the law of large numbers."""
     lower, upper = EXPECTED_LOG_LIKELIHOOD, EXPECTED_LOG_LIKELIHOOD
     for x in (0, 1):
         setup = problem(x)
-        target, path, tables = setup
-        inverse = np.array([expect(lambda r, z=z: jnp.exp(-evidence(
-            IM(), setup, particles=1, exact=z, reverse=(r,)).eubo), chain_noise(tables, 1)) for z in range(3)])
-        ends = [expect(lambda y, f, z=z: forward_chain(target, TableKernel(), path, y[None], lambda t: f[t - 1]).u[0] == z,
-                       starts(PRIOR), chain_noise(tables, 0)) for z in range(3)]
+        tables = setup[2]
+        inverse = np.array([expect(partial(inverse_weight, setup, z), chain_noise(tables, 1)) for z in range(3)])
+        ends = [expect(partial(ends_at, setup, z), starts(PRIOR), chain_noise(tables, 0)) for z in range(3)]
         lower += EVIDENCE[x] * POSTERIOR[x] @ np.log(inverse)
         upper += EVIDENCE[x] * np.array(ends) @ np.log(inverse)
     np.testing.assert_allclose((lower, upper), (0.146409, 0.457619), atol=5.1e-7)
@@ -264,11 +274,10 @@ def test_one_temperature_from_the_prior():
     for x in (0, 1):
         target, path, _ = problem(x)
         path = Path(jnp.ones(1), jax.tree.map(lambda leaf: leaf[:0], path.settings))
-        noise = lambda t: jnp.asarray(0.5)  # noqa: E731  (no transition is made)
-        forward = [float(forward_chain(target, TableKernel(), path, jnp.array([float(z)]), noise).log_weight) for z in range(3)]
-        reverse = [float(reverse_chain(target, TableKernel(), path, jnp.array([float(z)]), noise).log_weight) for z in range(3)]
-        upper -= EVIDENCE[x] * PRIOR @ forward
-        lower -= EVIDENCE[x] * POSTERIOR[x] @ reverse
+        for z in range(3):
+            start, noise = jnp.array([float(z)]), lambda t: jnp.asarray(0.5)  # no transition is made
+            upper -= EVIDENCE[x] * PRIOR[z] * forward_chain(target, TableKernel(), path, start, noise).log_weight
+            lower -= EVIDENCE[x] * POSTERIOR[x, z] * reverse_chain(target, TableKernel(), path, start, noise).log_weight
     np.testing.assert_allclose((lower, upper), (0.0, 0.685562), atol=5.1e-7)
 
 

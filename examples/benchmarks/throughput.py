@@ -1,7 +1,7 @@
 """Leapfrog gradients per second of the annealer over raw gradients of the same density.
 
-The raw rate is `jit(vmap(value_and_grad))` of the NumPyro-derived log-joint at the same number of
-chains, in the same process; both take the best of several repeats, interleaved, because a shared
+The raw rate is that of calls of `jit(vmap(value_and_grad))` of the NumPyro-derived log-joint at the
+same number of chains, dispatch included, in the same process; both take the best of several repeats, interleaved, because a shared
 machine is noisy. Prints one JSON line a model. The ratio is what matters, not the rate.
 
     python examples/benchmarks/throughput.py

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import random
-from jax.scipy.special import log_ndtr, ndtr
+from jax.lax import erf, erfc
 
 from numpyro_mi.kernels.base import ChainState, StepInfo, StepSettings, evaluate, select
 from numpyro_mi.targets import AnnealedTarget
@@ -61,7 +61,7 @@ class AnnealedHMC:
     target_accept_prob: float = 0.9
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_steps, int) or self.num_steps < 1:
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise ValueError(f"AnnealedHMC needs num_steps, a positive integer, got {self.num_steps!r}.")
         if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
             raise ValueError(f"AnnealedHMC needs a positive step_size or None (tuned), got {self.step_size!r}.")
@@ -100,7 +100,7 @@ class AnnealedHMC:
         """One transition."""
         beta = settings.beta
         scale = jnp.sqrt(settings.inverse_mass)
-        step = settings.step_size * (1 + self.jitter * (2 * ndtr(noise.jitter) - 1))
+        step = settings.step_size * (1 + self.jitter * erf(noise.jitter / math.sqrt(2)))
         gradient = jax.grad(lambda u: target.log_base(u) + beta * target.log_ratio(u))
         # Velocities in units of the scale, so that their kinetic energy is that of a standard normal.
         velocity = noise.momentum + 0.5 * step * scale * state.grad_density(beta)
@@ -117,8 +117,8 @@ class AnnealedHMC:
         gain = (proposal.log_density(beta) - state.log_density(beta)
                 + 0.5 * (noise.momentum @ noise.momentum - velocity @ velocity))
         gain = jnp.where(jnp.isnan(gain), -jnp.inf, gain)
-        accepted = log_ndtr(noise.accept) < gain
+        log_uniform = jnp.log(0.5 * erfc(noise.accept / math.sqrt(2)))
         info = StepInfo(jnp.exp(jnp.minimum(gain, 0.0)), jnp.asarray(self.num_steps))
-        return select(accepted, proposal, state), info
+        return select(log_uniform < gain, proposal, state), info
 
     reverse = forward

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import HMC, NUTS
 from numpyro.infer.hmc import hmc
@@ -97,13 +96,17 @@ def from_numpyro(kernel: HMC) -> NumPyroKernel:
     """
     name = type(kernel).__name__
     if kernel._potential_fn is not None:
-        raise ValueError(f"{name} was built from potential_fn=: the annealed density comes from the model, so build it "
-                         f"as {name}(model, ...).")
+        raise ValueError(
+            f"{name} was built from potential_fn=: the annealed density comes from the model, so build it as "
+            f"{name}(model, ...)."
+        )
     if kernel._kinetic_fn is not euclidean_kinetic_energy:
         raise ValueError(f"{name} has its own kinetic_fn, which is not supported: leave it at the Euclidean default.")
     if kernel._find_heuristic_step_size:
-        raise ValueError(f"{name} has find_heuristic_step_size=True, which looks at the scored point and voids the bounds: "
-                         "leave it False; the step size is tuned on pilot draws.")
+        raise ValueError(
+            f"{name} has find_heuristic_step_size=True, which looks at the scored point and voids the bounds: leave it "
+            "False; the step size is tuned on pilot draws."
+        )
     if kernel._forward_mode_differentiation:
         raise ValueError(f"{name} has forward_mode_differentiation=True, which is not supported.")
     num_steps, trajectory_length = None, None
@@ -143,8 +146,8 @@ def _hmc_length(kernel: HMC) -> tuple[int | None, float | None]:
     num_steps, length = kernel._num_steps, kernel._trajectory_length
     if num_steps is not None and length is not None:
         raise ValueError(
-            f"HMC has num_steps={num_steps} beside trajectory_length={length:.4g}, which wins in NumPyro and sets the step to "
-            f"{length / num_steps:.3g}: pass trajectory_length=None to fix the number of steps."
+            f"HMC has num_steps={num_steps} beside trajectory_length={length:.4g}, which wins in NumPyro and sets the "
+            f"step to {length / num_steps:.3g}: pass trajectory_length=None to fix the number of steps."
         )
     if num_steps is not None:
         return int(num_steps), None
@@ -166,9 +169,13 @@ def _mass(kernel: HMC) -> tuple | None:
     if mass is None:
         raise ValueError("adapt_mass_matrix=False needs inverse_mass_matrix, an array over the unconstrained latents.")
     if isinstance(mass, dict):
-        raise ValueError("inverse_mass_matrix as a dict of blocks is not supported: pass one array over the unconstrained "
-                         "latents, sites in alphabetical order.")
+        raise ValueError(
+            "inverse_mass_matrix as a dict of blocks is not supported: pass one array over the unconstrained latents, "
+            "sites in alphabetical order."
+        )
     mass = np.asarray(mass, np.float64)
     if mass.ndim != (2 if _dense(kernel) else 1):
-        raise ValueError(f"inverse_mass_matrix has shape {mass.shape}: a vector for dense_mass=False, a matrix for True.")
+        raise ValueError(
+            f"inverse_mass_matrix has shape {mass.shape}: a vector for dense_mass=False, a matrix for True."
+        )
     return tuple(mass.tolist()) if mass.ndim == 1 else tuple(map(tuple, mass.tolist()))

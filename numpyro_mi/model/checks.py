@@ -2,17 +2,23 @@
 
 import difflib
 import inspect
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import numpy as np
 import numpyro.distributions as dist
-from numpyro.distributions import biject_to
-from numpyro.distributions.distribution import ExpandedDistribution, Independent, MaskedDistribution, Unit
+
+from numpyro_mi.model.sites import Site, unwrapped
 
 
 class ModelError(ValueError):
     """The model itself raised while it was traced; the cause is chained."""
+
+
+class _Refusal(ValueError):
+    """A check of ours that runs inside the model, so that its message needs no wrapping."""
 
 
 @contextmanager
@@ -22,14 +28,12 @@ def model_errors() -> Iterator[None]:
         yield
     except ModelError:
         raise
+    except _Refusal as refusal:
+        raise ValueError(str(refusal)) from None
     except Exception as error:
-        if isinstance(error, NotImplementedError) and not str(error):
-            hint = "a site has no sampler: every prior must be proper (no ImproperUniform)."
-        elif isinstance(error, NotImplementedError) and "ImproperUniform" in str(error):
-            hint = f"{error} Every prior must be proper: replace ImproperUniform by a distribution that can be sampled."
-        else:
-            hint = str(error)
-        raise ModelError(f"the model raised {type(error).__name__} while it was traced: {hint}") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        what = str(error) or f"no message, at {last.filename}:{last.lineno}: {last.line}"
+        raise ModelError(f"the model raised {type(error).__name__} while it was traced: {what}") from error
 
 
 def group(role: str, names: str | Sequence[str]) -> tuple[str, ...]:
@@ -52,65 +56,64 @@ def disjoint(groups: Mapping[str, tuple[str, ...]]) -> None:
         raise ValueError(f"site(s) {_listed(both)} are in both latent and data: a site belongs to one group.")
 
 
-def accepts(model: Callable, args: tuple, kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that the model does not take."""
+def arguments(
+    model: Callable, args: tuple, kwargs: Mapping[str, Any] | None, params: Mapping[str, Any] | None
+) -> tuple[tuple, dict, dict]:
+    """Normalise what the model is called with; refuse what it does not take."""
+    if not callable(model):
+        raise TypeError(f"model must be a NumPyro model (a callable), got {type(model).__name__}.")
+    if not isinstance(args, tuple | list):
+        raise TypeError(f"model_args must be a tuple of positional arguments, got {type(args).__name__}: for one "
+                        "argument, write model_args=(argument,).")
+    for name, value, holds in (("model_kwargs", kwargs, "argument"), ("params", params, "parameter")):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dict by {holds} name, got {type(value).__name__}.")
+    args, kwargs = tuple(args), dict(kwargs or {})
     try:
         signature = inspect.signature(model)
     except (TypeError, ValueError):
-        return
+        signature = None
     try:
-        signature.bind(*args, **kwargs)
+        if signature is not None:
+            signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(
-            f"the model cannot be called with model_args={_short(args)} and model_kwargs={_short(dict(kwargs))}: "
-            f"{error}. Its signature is {signature}; an argument that holds data may be any array of the right shape."
+            f"the model cannot be called with model_args={_short(args)} and model_kwargs={_short(kwargs)}: {error}. "
+            f"Its signature is {signature}; an argument that holds data may be any array of the right shape."
         ) from None
+    return args, kwargs, dict(params or {})
 
 
-def parameters(trace: Mapping[str, dict], params: Mapping[str, Any], keyed: frozenset[str]) -> None:
-    """Require a value for every `numpyro.param`; modules that carry their values are fine."""
-    declared = [name for name, site in trace.items() if site["type"] == "param"]
-    unknown = sorted(set(params) - set(declared))
-    if unknown:
-        raise ValueError(f"params holds {_listed(unknown)}, which is no parameter of the model{_close(unknown[0], declared)}.")
-    missing = [name for name in declared if name not in params
-               and (not name.endswith("$params") or name in keyed)]
-    if missing:
-        raise ValueError(
-            f"parameter(s) {_listed(missing)} of the model have no value, only an initial one: pass the fitted values as "
-            f"params={{{missing[0]!r}: ...}}, for example params=svi_result.params."
-        )
-
-
-def names(trace: Mapping[str, dict], groups: Mapping[str, tuple[str, ...]]) -> None:
+def names(sites: Mapping[str, Site], groups: Mapping[str, tuple[str, ...]]) -> None:
     """Require every named site to be a random site of the model."""
-    random_sites = [name for name, site in trace.items() if site["type"] == "sample" and not _auxiliary(site)]
+    random_sites = [name for name, site in sites.items() if site.kind == "sample" and not site.auxiliary]
     for role, members in groups.items():
         for name in members:
-            site = trace.get(name)
-            if f"{name}_observed" in trace and f"{name}_unobserved" in trace:
+            if f"{name}_observed" in sites and f"{name}_unobserved" in sites:
                 raise ValueError(
-                    f"{role} site {name!r} is split by obs_mask= into {name}_observed and {name}_unobserved, whose joint "
-                    "density the model does not hold. Drop obs_mask= (data are simulated anyway), or use "
+                    f"{role} site {name!r} is split by obs_mask= into {name}_observed and {name}_unobserved, whose "
+                    "joint density the model does not hold. Drop obs_mask= (data are simulated anyway), or use "
                     "handlers.mask to leave cells out of the data."
                 )
-            if site is None:
+            if name not in sites:
                 raise ValueError(
                     f"{role} names {name!r}, which is not a site of the model{_close(name, random_sites)}. "
                     f"Its random sites are {_listed(random_sites)}."
                 )
-            if site["type"] == "deterministic":
+            kind = sites[name].kind
+            if kind == "deterministic":
                 _refuse_deterministic(role, name, random_sites)
-            if site["type"] != "sample":
-                raise ValueError(f"{role} names {name!r}, which is a {site['type']} and not a random site of the model.")
+            if kind != "sample":
+                raise ValueError(f"{role} names {name!r}, which is a {kind} and not a random site of the model.")
 
 
 def _refuse_deterministic(role: str, name: str, random_sites: Sequence[str]) -> NoReturn:
     bases = [other for other in random_sites if other.startswith(f"{name}_")]
     if bases:
         raise ValueError(
-            f"{role} site {name!r} is deterministic here, a function of {_listed(bases)}: if handlers.reparam did this, "
-            "pass the model without it (its base site is another quantity unless location and scale are constants)."
+            f"{role} site {name!r} is deterministic here, a function of {_listed(bases)}: if handlers.reparam did "
+            "this, pass the model without it (its base site is another quantity unless location and scale are "
+            "constants)."
         )
     raise ValueError(
         f"{role} site {name!r} is deterministic and has no density: name the random site(s) it is computed from, "
@@ -118,35 +121,85 @@ def _refuse_deterministic(role: str, name: str, random_sites: Sequence[str]) -> 
     )
 
 
-def simulable(trace: Mapping[str, dict]) -> None:
+def simulable(sites: Mapping[str, Site]) -> None:
     """Refuse models whose joint distribution cannot be simulated, or is not normalised."""
-    for name, site in trace.items():
-        if site["type"] == "plate" and len(site["args"]) > 1 and site["args"][1] not in (None, site["args"][0]):
+    for name, site in sites.items():
+        if site.subsample and site.subsample[0] != site.subsample[1]:
             raise ValueError(
-                f"plate {name!r} is subsampled ({site['args'][1]} of {site['args'][0]}): a subsampled likelihood is no "
-                "density. Pass the model without subsample_size."
+                f"plate {name!r} is subsampled ({site.subsample[0]} of {site.subsample[1]}): a subsampled likelihood "
+                "is no density. Pass the model without subsample_size."
             )
-    for name, site in trace.items():
-        if site["type"] != "sample":
-            continue
-        fn = unwrapped(site["fn"])
-        if isinstance(fn, Unit):
-            raise ValueError(
-                f"site {name!r} is a numpyro.factor: the joint density is then not normalised and cannot be simulated. "
-                "Write the term as numpyro.sample(..., obs=...) of a distribution."
-            )
-        if isinstance(fn, dist.Delta):
-            raise ValueError(
-                f"site {name!r} has a Delta distribution, which has no density: use numpyro.deterministic for a value "
-                "that is computed, or a distribution with a width."
-            )
-        if isinstance(fn, dist.ImproperUniform):
-            raise ValueError(f"site {name!r} is improper (ImproperUniform): every prior must be a proper distribution.")
-        if site["scale"] is not None:
+    for name, site in sites.items():
+        if site.flaw:
+            raise ValueError(f"site {name!r} {site.flaw}")
+        if site.scaled:
             raise ValueError(
                 f"site {name!r} is scaled (handlers.scale or a subsampled plate): a scaled log-density is no density "
                 "that can be simulated. Pass the model without the scale."
             )
+
+
+def proper(name: str, fn: dist.Distribution) -> None:
+    """Refuse a site that cannot be sampled; called inside the model, before it is."""
+    if isinstance(unwrapped(fn), dist.ImproperUniform):
+        raise _Refusal(f"site {name!r} is improper (ImproperUniform) and cannot be sampled: every prior must be a "
+                       "proper distribution, for example a wide Normal.")
+
+
+def value_shapes(sites: Mapping[str, Site]) -> None:
+    """Refuse values that hold more than one draw of their site."""
+    for name, site in sites.items():
+        if site.observed and np.broadcast_shapes(site.value.shape, site.drawn) != site.drawn:
+            raise ValueError(
+                f"site {name!r} is given values of shape {site.value.shape}, but one draw of it has shape "
+                f"{site.drawn}, and that is what would be simulated: put the site in a numpyro.plate of the right "
+                "size, or expand its distribution."
+            )
+
+
+def parameters(
+    sites: Mapping[str, Site], params: Mapping[str, Any], used: Collection[str], keyed: Collection[str]
+) -> None:
+    """Require a value for every `numpyro.param` that matters; modules that carry their values are fine."""
+    declared = [name for name, site in sites.items() if site.kind == "param"]
+    missing = [name for name in declared if name in used and name not in params
+               and (not name.endswith("$params") or name in keyed)]
+    if missing:
+        raise ValueError(
+            f"parameter(s) {_listed(missing)} of the model have no value, only an initial one: pass the fitted values "
+            f"as params={{{missing[0]!r}: ...}}, for example params=svi_result.params."
+        )
+
+
+def known_parameters(sites: Mapping[str, Site], params: Mapping[str, Any]) -> None:
+    """Refuse values for what is no parameter of the model."""
+    declared = [name for name, site in sites.items() if site.kind == "param"]
+    unknown = [name for name in params if name not in sites or sites[name].kind not in ("param", "mutable")]
+    if unknown:
+        own = f"Its parameters are {_listed(declared)}: pass those only." if declared else "It has no parameters."
+        raise ValueError(f"params holds {_listed(unknown)}, which the model has no numpyro.param for"
+                         f"{_close(unknown[0], declared)}. {own}")
+
+
+def drawn(fixed: Sequence[str]) -> None:
+    """Refuse random sites that are the same in every simulation."""
+    if fixed:
+        raise ValueError(
+            f"site(s) {_listed(fixed)} have the same value in every simulation: the model brings a key or values of "
+            "its own (handlers.seed, handlers.substitute or handlers.replay around it, rng_key= of numpyro.sample), or "
+            "has a scan inside handlers.scope, where NumPyro does not reach the sites. Pass it without; to hold a site "
+            "at a value, use handlers.do or handlers.condition."
+        )
+
+
+def no_hidden_randomness(names: Sequence[str]) -> None:
+    """Refuse random numbers that are no site of the model."""
+    if names:
+        raise ValueError(
+            f"the distribution of site(s) {_listed(names)} depends on random numbers that are no site of the model "
+            "(from numpyro.prng_key(), a dropout layer, or a site that is hidden by handlers.block or renamed by "
+            "handlers.scope around a scan), so it has no density that can be evaluated: draw them with numpyro.sample."
+        )
 
 
 def no_silent_evidence(constants: Mapping[str, frozenset[str]]) -> None:
@@ -159,22 +212,34 @@ def no_silent_evidence(constants: Mapping[str, frozenset[str]]) -> None:
             )
 
 
+def mask(name: str, chosen_by: Collection[str], readers: Collection[str]) -> None:
+    """Refuse masks that do not merely leave cells out of the data."""
+    why = None
+    if chosen_by:
+        why = f"the mask depends on {_listed(sorted(chosen_by))}, so that which cells are missing says something too"
+    elif readers:
+        why = f"{_listed(sorted(readers))} is computed from its values, those that the mask leaves out among them"
+    if why:
+        raise ValueError(f"site {name!r} is masked (handlers.mask), and {why}: the masked model is no joint density. "
+                         "Use a mask that is fixed, on a site that nothing else depends on.")
+
+
 def refuse_data_reading(arguments: Sequence[str], sites: Collection[str]) -> NoReturn:
     """Refuse a model whose data argument is read outside `obs=`."""
     raise ValueError(
         f"the model reads its data argument {_listed(arguments)} outside obs= (as an autoregression written on the "
-        f"argument does), so {_listed(sorted(sites))} cannot be simulated from the model alone: the real data would leak "
-        "in. Write the recursion with numpyro.contrib.control_flow.scan on the sampled values, or pass None if the model "
-        "then simulates its data."
+        f"argument does), so {_listed(sorted(sites))} cannot be simulated from the model alone: the real data would "
+        "leak in. Write the recursion with numpyro.contrib.control_flow.scan on the sampled values, or pass None if "
+        "the model then simulates its data; a mask of missing values must be an argument of its own."
     )
 
 
-def data_upstream(data_site: str, latent: Sequence[str]) -> NoReturn:
+def data_upstream(data_site: str, latent: Sequence[str], swapping_helps: bool) -> NoReturn:
     """Refuse data that a latent to be annealed is drawn from."""
-    raise ValueError(
-        f"data site {data_site!r} is an ancestor of latent {_listed(latent)}, which would have to be annealed: swap latent "
-        "and data (mutual information is symmetric)."
-    )
+    mend = ("swap `latent` and `data` (mutual information is symmetric)" if swapping_helps else
+            "that is not supported yet, nor is it with `latent` and `data` swapped: each is upstream of the other")
+    raise ValueError(f"data site {data_site!r} is an ancestor of latent {_listed(latent)}, which would have to be "
+                     f"annealed: {mend}.")
 
 
 def needs_integral(sites: Sequence[str], data: Sequence[str], latent: Sequence[str]) -> NoReturn:
@@ -185,47 +250,46 @@ def needs_integral(sites: Sequence[str], data: Sequence[str], latent: Sequence[s
     )
 
 
-def annealable(name: str, fn: dist.Distribution) -> None:
+def annealable(name: str, site: Site) -> None:
     """Require a continuous latent with a map onto the real line."""
-    inner = unwrapped(fn)
-    if _masked(fn):
-        raise ValueError(f"latent {name!r} is masked (handlers.mask): a masked prior is not the one it is drawn from.")
-    if "ZeroInflated" in type(inner).__name__ or "Hurdle" in type(inner).__name__:
-        raise ValueError(
-            f"latent {name!r} has a point mass ({type(inner).__name__}), so it cannot be moved along a gradient. "
-            "It is fine as data."
-        )
-    if fn.support is not None and fn.support.is_discrete:
-        raise ValueError(
-            f"latent {name!r} is discrete ({type(inner).__name__}), so it cannot be annealed by gradients, and exact sums "
-            "over discrete latents are not supported yet."
-        )
+    if site.obstacle:
+        raise ValueError(f"latent {name!r} {site.obstacle}")
+
+
+@contextmanager
+def differentiable(names: Sequence[str]) -> Iterator[None]:
+    """Say which latents a gradient was wanted for, where JAX has none."""
     try:
-        biject_to(fn.support)
-    except NotImplementedError:
-        raise ValueError(
-            f"latent {name!r} ({type(inner).__name__}) has support {fn.support}, which NumPyro cannot map to the real "
-            "line (no biject_to): write it through a distribution that can be."
-        ) from None
+        yield
+    except Exception as error:
+        raise ModelError(f"the log-density has no gradient with respect to {_listed(names)}, which annealing needs: "
+                         f"{type(error).__name__}: {error}") from error
 
 
-def unwrapped(fn: dist.Distribution) -> dist.Distribution:
-    """The distribution inside expand, to_event and mask."""
-    while isinstance(fn, ExpandedDistribution | Independent | MaskedDistribution):
-        fn = fn.base_dist
-    return fn
+def finite_at_own_draws(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:
+    """Refuse a model whose own draws have no finite density or no finite unconstrained value.
+
+    Exact draws at the edge of a support may be infinite in float32. Up to one in a thousand they
+    are scored as what they are, an infinite term; above that nothing finite can come out.
+    """
+    for (what, name), bad in counts.items():
+        if bad > num_draws / 1000:
+            raise ValueError(
+                f"the {what} of site {name!r} is not finite at {bad} of {num_draws} of the model's own draws (above "
+                "1 in 1,000): a draw at the edge of the support, or parameters out of range. Use jax.enable_x64, a "
+                "support farther from its edge, or check the distribution's parameters."
+            )
 
 
-def _masked(fn: dist.Distribution) -> bool:
-    while isinstance(fn, ExpandedDistribution | Independent | MaskedDistribution):
-        if isinstance(fn, MaskedDistribution):
-            return True
-        fn = fn.base_dist
-    return False
-
-
-def _auxiliary(site: dict) -> bool:
-    return isinstance(unwrapped(site["fn"]), Unit)
+def legitimate_at_prior_draws(log_probs: Mapping[str, Any]) -> None:
+    """Refuse NaN or +inf at prior draws; a likelihood of zero is legitimate."""
+    for name, values in log_probs.items():
+        bad = int((np.isnan(values) | np.isposinf(values)).sum())
+        if bad:
+            raise ValueError(
+                f"the log-density of site {name!r} is NaN or +inf at {bad} of {len(values)} prior draws: check the "
+                "parameters of its distribution over the whole range of the prior."
+            )
 
 
 def _listed(names: Collection[str]) -> str:
@@ -240,29 +304,3 @@ def _close(name: str, known: Sequence[str]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 80 else text[:77] + "..."
-
-
-def finite_at_own_draws(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:
-    """Refuse a model whose own draws have no finite density or no finite unconstrained value.
-
-    Exact draws at the edge of a support may be infinite in float32. Up to one in a thousand they
-    are scored as what they are, an infinite term; above that nothing finite can come out.
-    """
-    for (what, name), bad in counts.items():
-        if bad > num_draws / 1000:
-            raise ValueError(
-                f"the {what} of site {name!r} is not finite at {bad} of {num_draws} of the model's own draws (above 1 in "
-                "1,000): a draw at the edge of the support, or parameters out of range. Use jax.enable_x64, a support "
-                "farther from its edge, or check the distribution's parameters."
-            )
-
-
-def legitimate_at_prior_draws(log_probs: Mapping[str, Any]) -> None:
-    """Refuse NaN or +inf at prior draws; a likelihood of zero is legitimate."""
-    for name, values in log_probs.items():
-        bad = int(sum(value != value or value == float("inf") for value in values.tolist()))
-        if bad:
-            raise ValueError(
-                f"the log-density of site {name!r} is NaN or +inf at {bad} of {len(values)} prior draws: check the "
-                "parameters of its distribution over the whole range of the prior."
-            )

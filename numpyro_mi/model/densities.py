@@ -14,14 +14,14 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer.util import _unconstrain_reparam, compute_log_probs
+from numpyro.infer.util import _unconstrain_reparam
 
 from numpyro_mi.decomposition import Decomposition, LogMarginal
+from numpyro_mi.model import checks
 from numpyro_mi.model.staging import Constants, Program, Staged, stage
-from numpyro_mi.model.trace import JointModel
+from numpyro_mi.model.support import JACOBIAN, site_log_probs
+from numpyro_mi.model.trace import JointModel, Values
 from numpyro_mi.targets import AnnealedTarget
-
-Values = dict[str, Any]
 
 
 class JointDraw(NamedTuple):
@@ -88,11 +88,12 @@ def stage_model(
 
 def annealed_target(programs: IntegralPrograms, constants: tuple[Constants, ...], held: Values) -> AnnealedTarget:
     """The pivot type for one integral and one set of held values."""
-    base, log_base, log_ratio, target = (
-        None if program is None else partial(_with_held, program, consts, held)
-        for program, consts in zip(programs, constants, strict=True)
-    )
-    return AnnealedTarget(sample_base=base, log_base=log_base, log_ratio=log_ratio, sample_target=target)
+    base, log_base, log_ratio = (partial(_with_held, program, consts, held)
+                                 for program, consts in zip(programs[:3], constants[:3], strict=True))
+    target = None
+    if programs.sample_target is not None:
+        target = partial(_with_held, programs.sample_target, constants[3], held)
+    return AnnealedTarget(base, log_base, log_ratio, target)
 
 
 def flatten(point: Values) -> jax.Array:
@@ -106,8 +107,8 @@ def _with_held(program: Program, constants: Constants, held: Values, first: Any)
 
 def _joint_draw(model: JointModel, decomposition: Decomposition, rng_key: jax.Array) -> JointDraw:
     values = model.simulate(rng_key)
-    conditioned = handlers.seed(handlers.condition(model.run, data=values), 0)
-    log_probs, trace = compute_log_probs(conditioned, (), {}, {})
+    trace = handlers.trace(model.held_at(values)).get_trace()
+    log_probs = site_log_probs(trace, model.sites)
     points = tuple(_unconstrain(trace, values, integral) for integral in decomposition.integrals)
     return JointDraw(values, {name: log_probs[name] for name in model.sites}, points)
 
@@ -126,30 +127,23 @@ def _stage_integral(
     held = {name: values[name] for name in held_names}
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), point)
     u, unravel = ravel_pytree(zeros)
-    known = set(model.sites)
     own = [name for name in integral.factors if name in integral.integrated]
     rest = [name for name in integral.factors if name not in integral.integrated]
 
     def log_probs(u, held):
-        run = handlers.seed(handlers.condition(model.run, data=held), 0)
-        moved = handlers.substitute(run, substitute_fn=partial(_unconstrain_reparam, unravel(u)))
-        return compute_log_probs(moved, (), {}, {})[0]
+        moved = handlers.substitute(model.held_at(held), substitute_fn=partial(_unconstrain_reparam, unravel(u)))
+        return site_log_probs(handlers.trace(moved).get_trace(), integral.factors, integral.integrated)
 
     def log_base(u, held):
         found = log_probs(u, held)
-        # What is not a site of the model is the log-determinant of a transform (models with a
-        # factor of their own are refused); its name depends on the scopes around the site.
-        jacobian = sum((value for name, value in found.items()
-                        if name.endswith("_log_det") and name not in known), jnp.zeros(()))
-        return sum((found[name] for name in own), jacobian)
+        return sum((found[name] for name in own), found[JACOBIAN])
 
     def log_ratio(u, held):
         found = log_probs(u, held)
         return sum((found[name] for name in rest), jnp.zeros(()))
 
     def unconstrained(values):
-        run = handlers.seed(handlers.condition(model.run, data=values), 0)
-        trace = handlers.trace(run).get_trace()
+        trace = handlers.trace(model.held_at(values)).get_trace()
         return flatten(_unconstrain(trace, values, integral))
 
     def sample_base(rng_key, held):
@@ -158,16 +152,18 @@ def _stage_integral(
         return unconstrained({**held, **{name: trace[name]["value"] for name in integral.integrated}})
 
     def sample_target(rng_key, held):
+        assert posterior_sampler is not None
         drawn = posterior_sampler(rng_key, held)
         _check_posterior_draw(drawn, {name: values[name] for name in integral.integrated})
         return unconstrained({**held, **drawn})
 
-    staged = [stage(sample_base, random.key(0), held),
-              stage(log_base, u, held, differentiable=True),
-              stage(log_ratio, u, held, differentiable=True),
-              None if posterior_sampler is None else stage(sample_target, random.key(0), held)]
-    programs = IntegralPrograms(*(None if item is None else item.program for item in staged))
-    constants = tuple(() if item is None else item.constants for item in staged)
+    with checks.differentiable(integral.integrated):
+        base_density = stage(log_base, u, held, differentiable=True)
+        ratio = stage(log_ratio, u, held, differentiable=True)
+    base = stage(sample_base, random.key(0), held)
+    target = None if posterior_sampler is None else stage(sample_target, random.key(0), held)
+    programs = IntegralPrograms(base.program, base_density.program, ratio.program, target.program if target else None)
+    constants = (base.constants, base_density.constants, ratio.constants, target.constants if target else ())
     by_site = stage(lambda u, held: {name: log_probs(u, held)[name] for name in integral.factors}, u, held)
     return StagedIntegral(programs, constants, held_names, u.size, by_site)
 
@@ -175,7 +171,8 @@ def _stage_integral(
 def _check_posterior_draw(drawn: Any, expected: Values) -> None:
     if not isinstance(drawn, dict) or set(drawn) != set(expected):
         got = sorted(drawn) if isinstance(drawn, dict) else type(drawn).__name__
-        raise ValueError(f"posterior_sampler(rng_key, data) must return a dict of the latents {sorted(expected)}, got {got}.")
+        raise ValueError("posterior_sampler(rng_key, data) must return a dict of the latents "
+                         f"{sorted(expected)}, got {got}.")
     for name, value in drawn.items():
         if jnp.shape(value) != expected[name].shape:
             raise ValueError(f"posterior_sampler returned {name!r} with shape {jnp.shape(value)}, "

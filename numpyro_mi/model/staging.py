@@ -59,6 +59,7 @@ class Staged(NamedTuple):
     constants: Constants
 
     def __call__(self, *args: Any) -> Any:
+        """Evaluate; may be traced, differentiated and vmapped."""
         return self.program(self.constants, *args)
 
 
@@ -73,15 +74,26 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
         Arguments, or their `jax.ShapeDtypeStruct`; only shapes and types matter.
     differentiable
         Whether gradients with respect to the first argument will be taken: custom derivative rules
-        then join the key, through the text of the gradient.
+        then join the key, through the text of the gradient and the arrays that only it holds.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
     key: tuple = _identity(closed.jaxpr)
     if differentiable:
-        key += _identity(jax.make_jaxpr(jax.grad(lambda *args: fn(*args)))(*example).jaxpr)
+        gradient = jax.make_jaxpr(jax.grad(lambda *args: fn(*args)))(*example)
+        new = [const for const in gradient.consts if not any(const is known for known in closed.consts)]
+        known = {_bytes(const) for const in closed.consts} if new else set()
+        key += (*_identity(gradient.jaxpr), *(c for c in map(_bytes, new) if c not in known))
     constants = [c if jnp.issubdtype(jnp.result_type(c), jax.dtypes.prng_key) else jnp.asarray(c)
                  for c in closed.consts]
     return Staged(Program(closed.jaxpr, jax.tree.structure(shape), key), constants)
+
+
+def essence(fn: Callable[[], Any]) -> tuple:
+    """What the result of `fn()` is computed from: program and arrays, without dead code; comparable."""
+    closed = jax.make_jaxpr(fn)()
+    opened = jax.make_jaxpr(lambda consts: jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))())(closed.consts)
+    live, used = partial_eval.dce_jaxpr(opened.jaxpr, [True] * len(opened.jaxpr.outvars))
+    return (*_identity(live), *(_bytes(const) for const, u in zip(closed.consts, used, strict=True) if u))
 
 
 def depends_on(fn: Callable, inputs: dict[str, Any]) -> dict[str, frozenset[str]]:

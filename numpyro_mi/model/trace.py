@@ -2,19 +2,24 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 import numpyro
-import numpyro.distributions as dist
 from jax import random
 from numpyro import handlers
-from numpyro.infer.util import compute_log_probs
 
 from numpyro_mi.model import checks
-from numpyro_mi.model.staging import depends_on
+from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
+from numpyro_mi.model.staging import depends_on, essence
+from numpyro_mi.model.support import site_log_probs
+
+Values = dict[str, Any]
+
+_KEY = "<rng_key>"  # no site is named like this
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +35,19 @@ class JointModel:
     sites
         The random sites in model order: everything that is drawn when the joint distribution is
         simulated. Sites observed at a fixed value are not among them.
-    distributions
-        Distribution of each random site, for checks only (its parameters may be abstract).
+    traced
+        Every site of the model, for checks.
     parents
         For each random site, the random sites that its distribution is computed from.
+    simulated
+        Asked-for sites that the model is given a value for, which is not used.
     """
 
     run: Callable[[], Any]
     latent: tuple[str, ...]
     data: tuple[str, ...]
     sites: tuple[str, ...]
-    distributions: Mapping[str, dist.Distribution]
+    traced: Mapping[str, Site]
     parents: Mapping[str, frozenset[str]]
     simulated: frozenset[str]
 
@@ -48,10 +55,14 @@ class JointModel:
         """The model with every asked-for site drawn, whether or not it is given `obs=`."""
         return handlers.condition(self.run, condition_fn=partial(_draw, self.simulated))
 
-    def simulate(self, rng_key: jax.Array) -> dict[str, jax.Array]:
+    def simulate(self, rng_key: jax.Array) -> Values:
         """One ancestral draw of all random sites, by name."""
         trace = handlers.trace(handlers.seed(self.joint(), rng_key)).get_trace()
         return {name: trace[name]["value"] for name in self.sites}
+
+    def held_at(self, values: Values, rng_key: jax.Array | int = 0) -> Callable[[], Any]:
+        """The model with sites held at given values; what is asked of it never depends on the key."""
+        return handlers.seed(handlers.condition(self.run, data=values), rng_key)
 
 
 def joint_model(
@@ -69,78 +80,105 @@ def joint_model(
     TypeError, ValueError
         Saying what was passed, what is needed and how to mend it.
     """
-    if not callable(model):
-        raise TypeError(f"model must be a NumPyro model (a callable), got {type(model).__name__}.")
-    names = {"latent": checks.group("latent", latent), "data": checks.group("data", data)}
-    checks.disjoint(names)
-    model_args, model_kwargs = tuple(model_args), dict(model_kwargs or {})
-    checks.accepts(model, model_args, model_kwargs)
-    params = dict(params or {})
-    run = partial(handlers.substitute(model, data=params), *model_args, **model_kwargs)
+    groups = {"latent": checks.group("latent", latent), "data": checks.group("data", data)}
+    checks.disjoint(groups)
+    args, kwargs, params = checks.arguments(model, model_args, model_kwargs, params)
+    run = partial(handlers.substitute(model, data=params), *args, **kwargs)
 
-    trace = _abstract_trace(run)
-    checks.parameters(trace, params, _keyed_parameters(run, trace))
-    checks.names(trace, names)
-    checks.simulable(trace)
-    asked = frozenset(names["latent"] + names["data"])
-    simulated = frozenset(name for name in asked if trace[name]["is_observed"])
-    sites = tuple(name for name, site in trace.items()
-                  if site["type"] == "sample" and (name in asked or not site["is_observed"]))
-    distributions = {name: trace[name]["fn"] for name in sites}
-    draft = JointModel(run, names["latent"], names["data"], sites, distributions, {}, simulated)
-    constants = tuple(name for name, site in trace.items() if site["type"] == "sample" and name not in sites)
-    parents = _parents(draft, constants)
-    checks.no_silent_evidence({name: parents[name] for name in constants})
-    _check_data_arguments(model, model_args, model_kwargs, params, draft)
-    return JointModel(run, names["latent"], names["data"], sites, distributions,
-                      {name: parents[name] for name in sites}, simulated)
+    traced = _abstract_trace(run)
+    checks.names(traced, groups)
+    checks.simulable(traced)
+    checks.known_parameters(traced, params)
+    asked = frozenset(groups["latent"] + groups["data"])
+    checks.value_shapes({name: traced[name] for name in asked})
+    draft = JointModel(
+        run=run, latent=groups["latent"], data=groups["data"], traced=traced, parents={},
+        sites=tuple(name for name, found in traced.items()
+                    if found.kind == "sample" and (name in asked or not found.observed)),
+        simulated=frozenset(name for name in asked if traced[name].observed),
+    )
+    with checks.model_errors():
+        used, keyed = _parameter_use(draft)
+        by_key = depends_on(lambda inputs: draft.simulate(inputs[_KEY]), {_KEY: random.key(0)})
+        parents = _parents(draft)
+    checks.parameters(traced, params, used, keyed)
+    checks.drawn([name for name in draft.sites if not by_key[name]])
+    checks.no_hidden_randomness([name for name, used in parents.items() if _KEY in used])
+    checks.no_silent_evidence({name: used for name, used in parents.items() if name not in draft.sites})
+    _check_masks(draft, parents)
+    _check_data_arguments(model, args, kwargs, params, draft)
+    return replace(draft, parents={name: parents[name] - {name} for name in draft.sites})
 
 
 def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
+    checks.proper(msg["name"], msg["fn"])
     if msg["name"] in simulated:
-        return msg["fn"](rng_key=numpyro.prng_key(), sample_shape=())
+        return msg["fn"](rng_key=numpyro.prng_key(), sample_shape=msg["kwargs"]["sample_shape"])
     return None
 
 
-def _abstract_trace(run: Callable, simulated: frozenset[str] = frozenset()) -> dict[str, dict]:
-    """Trace without computing: shapes, distributions and roles; values are abstract."""
-    found: dict[str, dict] = {}
+def _abstract_trace(run: Callable) -> dict[str, Site]:
+    """Trace without computing."""
+    found: dict[str, Site] = {}
 
     def record(rng_key):
-        model = handlers.condition(run, condition_fn=partial(_draw, simulated))
-        found.update(handlers.trace(handlers.seed(model, rng_key)).get_trace())
+        model = handlers.condition(run, condition_fn=partial(_draw, frozenset()))
+        trace = handlers.trace(handlers.seed(model, rng_key)).get_trace()
+        found.update({name: site(msg) for name, msg in trace.items()})
 
     with checks.model_errors():
         jax.eval_shape(record, random.key(0))
     return found
 
 
-def _keyed_parameters(run: Callable, trace: Mapping[str, dict]) -> frozenset[str]:
-    """Parameters whose value is drawn at random, so that it is an initial value and not a fitted one."""
-    names = [name for name, site in trace.items() if site["type"] == "param"]
-    if not names:
-        return frozenset()
+def _parameter_use(model: JointModel) -> tuple[frozenset[str], frozenset[str]]:
+    """Parameters that a simulation depends on, and those whose value is a random initial one."""
+    shapes = {name: found.value for name, found in model.traced.items() if found.kind == "param"}
+    if not shapes:
+        return frozenset(), frozenset()
 
-    def values(inputs):
-        found = handlers.trace(handlers.seed(run, inputs["key"])).get_trace()
-        return {name: found[name]["value"] for name in names}
+    def simulate(values):
+        return replace(model, run=handlers.substitute(model.run, data=values)).simulate(random.key(0))
 
-    used = depends_on(values, {"key": random.key(0)})
-    return frozenset(name for name in names if used[name])
+    def initial(inputs):
+        found = handlers.trace(handlers.seed(model.run, inputs[_KEY])).get_trace()
+        return {name: found[name]["value"] for name in shapes}
+
+    used = frozenset().union(*depends_on(simulate, shapes).values())
+    return used, frozenset(name for name, by in depends_on(initial, {_KEY: random.key(0)}).items() if by)
 
 
-def _parents(model: JointModel, constants: tuple[str, ...]) -> dict[str, frozenset[str]]:
-    """Direct dependencies among all sites, later ones too (feedback inside `scan`)."""
+def _parents(model: JointModel) -> dict[str, frozenset[str]]:
+    """Direct dependencies among all sites, later ones too (feedback inside `scan`), and on the key."""
+    names = [name for name, found in model.traced.items() if found.kind == "sample"]
     example = jax.eval_shape(model.simulate, random.key(0))
 
-    def log_probs(values):
-        run = handlers.seed(handlers.condition(model.run, data=values), 0)
-        found, _ = compute_log_probs(run, (), {}, {})
-        return {name: found[name] for name in (*model.sites, *constants)}
+    def log_probs(inputs):
+        values = {name: value for name, value in inputs.items() if name != _KEY}
+        found = site_log_probs(handlers.trace(model.held_at(values, inputs[_KEY])).get_trace(), names)
+        return {name: found[name] for name in names}
 
-    with checks.model_errors():
-        used = depends_on(log_probs, example)
-    return {name: names - {name} for name, names in used.items()}
+    return depends_on(log_probs, {**example, _KEY: random.key(0)})
+
+
+def _check_masks(model: JointModel, parents: Mapping[str, frozenset[str]]) -> None:
+    """Refuse masks under which the cells left out are not simply missing from the data."""
+    masked = [name for name in model.sites if model.traced[name].masked]
+    if not masked:
+        return
+    example = jax.eval_shape(model.simulate, random.key(0))
+
+    def distribution(part, values):
+        trace = handlers.trace(model.held_at(values)).get_trace()
+        return {name: part(trace[name]["fn"]) for name in masked}
+
+    by_mask = depends_on(partial(distribution, mask_of), example)
+    by_base = depends_on(partial(distribution, lambda fn: jax.tree.leaves(unwrapped(fn))), example)
+    for name in masked:
+        if name in model.latent:
+            checks.annealable(name, model.traced[name])
+        readers = {child for child, used in parents.items() if name in used and child != name}
+        checks.mask(name, by_mask[name], readers | ({name} & by_base[name]))
 
 
 def _check_data_arguments(model: Callable, args: tuple, kwargs: dict, params: dict, joint: JointModel) -> None:
@@ -156,7 +194,7 @@ def _check_data_arguments(model: Callable, args: tuple, kwargs: dict, params: di
     if not arrays or not joint.simulated:
         return
 
-    def traced(simulated, values):
+    def traced(values, simulated):
         filled = [values.get(str(i), leaf) for i, leaf in enumerate(leaves)]
         new_args, new_kwargs = jax.tree.unflatten(tree, filled)
         run = partial(handlers.substitute(model, data=params), *new_args, **new_kwargs)
@@ -164,25 +202,44 @@ def _check_data_arguments(model: Callable, args: tuple, kwargs: dict, params: di
         return handlers.trace(handlers.seed(drawn, random.key(0))).get_trace()
 
     def observed(values):
-        trace = traced(frozenset(), values)
+        trace = traced(values, frozenset())
         return {name: trace[name]["value"] for name in joint.simulated}
 
     def simulated(values):
-        trace = traced(joint.simulated, values)
+        trace = traced(values, joint.simulated)
         return {name: (trace[name]["value"], trace[name]["fn"].log_prob(jax.lax.stop_gradient(trace[name]["value"])))
                 for name in joint.sites}
 
-    try:
-        data_arrays = frozenset().union(*depends_on(observed, arrays).values())
-        read = frozenset().union(*depends_on(simulated, arrays).values())
-    except jax.errors.ConcretizationTypeError:
-        return  # the model needs concrete values of its arguments, so their use cannot be traced
-    except jax.errors.TracerArrayConversionError:
-        return
-    both = sorted(int(i) for i in data_arrays & read)
+    holds_data = _read_by(observed, arrays)
+    masks = {name for name in holds_data if arrays[name].dtype == bool}
+    if masks != holds_data:
+        holds_data -= masks  # obs=jnp.where(mask, x, 0)
+    both = sorted(int(i) for i in holds_data & _read_by(simulated, arrays))
     if both:
         paths = [path for path, _ in jax.tree_util.tree_flatten_with_path((args, kwargs))[0]]
         checks.refuse_data_reading([_argument_name(model, paths[i]) for i in both], joint.simulated)
+
+
+def _read_by(fn: Callable[[Values], Values], arrays: Values) -> frozenset[str]:
+    """The arrays that `fn` reads the values of.
+
+    Code that cannot be traced (NumPy functions of an argument, sizes computed from one) is staged at
+    the given values and at others instead: what is not read leaves the same program.
+    """
+    try:
+        return frozenset().union(*depends_on(fn, arrays).values())
+    except Exception:
+        if len(arrays) > 1:
+            return frozenset().union(*(_read_by(fn, {name: array}) for name, array in arrays.items()))
+    ((name, array),) = arrays.items()
+    other = np.asarray(array)
+    ramp = np.linspace(1, 2, other.size).reshape(other.shape)
+    other = ~other if other.dtype == bool else other + ramp.astype(other.dtype)
+    try:
+        same = essence(lambda: fn({name: array})) == essence(lambda: fn({name: other}))
+    except Exception:
+        return frozenset()  # other values are no input of the model
+    return frozenset() if same else frozenset({name})
 
 
 def _argument_name(model: Callable, path: tuple) -> str:

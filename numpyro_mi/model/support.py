@@ -1,0 +1,130 @@
+"""Log-densities that are zero outside the support, and nowhere else.
+
+Whenever the support of a held site moves with a latent, as in `x ~ Uniform(z - 1, z + 1)`, annealing
+asks for densities outside it. NumPyro leaves those to its validation, which a user can switch off (a
+`Uniform` then keeps its height out there), does not look between the transforms of a chain, and
+is strict to the last bit: a Dirichlet draw of 5,000 parts whose sum is off by 2e-6 has density zero.
+So validation is switched off here, and supports are checked with room for rounding.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import constraints, transforms
+from numpyro.distributions.distribution import Distribution, FoldedDistribution, TransformedDistribution, Unit
+
+from numpyro_mi.model.sites import WRAPPERS, ingredients, unwrapped
+
+JACOBIAN = "<jacobian>"  # no site is named like this
+_ROUNDING = 8.0
+
+Test = Callable[[jax.Array], jax.Array]
+
+
+def site_log_probs(
+    trace: Mapping[str, dict], names: Collection[str], moved: Collection[str] = ()
+) -> dict[str, jax.Array]:
+    """Log-density of each named site of a trace, summed over its elements.
+
+    Sites in `moved` come from the real line through their own support and need no check. The
+    log-determinants of their maps are summed under `JACOBIAN`.
+    """
+    found: dict[str, jax.Array] = {JACOBIAN: jnp.zeros(())}
+    for name, site in trace.items():
+        if site["type"] != "sample":
+            continue
+        if name in names:
+            fn = _copied(site["fn"], checked=False) if name in moved else on_support(site["fn"])
+            found[name] = jnp.sum(fn.log_prob(jnp.asarray(site["value"])))
+        elif isinstance(unwrapped(site["fn"]), Unit):
+            # Models with a factor of their own are refused, so this is a log-determinant.
+            found[JACOBIAN] += jnp.sum(site["fn"].log_prob(site["value"]))
+    return found
+
+
+def on_support(fn: Distribution) -> Distribution:
+    """A copy of a distribution whose `log_prob` is -inf outside the support."""
+    return _copied(fn, checked=True)
+
+
+def _copied(fn: Distribution, checked: bool, moves: bool = False) -> Distribution:
+    """Copy `fn` and what it is made of without NumPyro's validation, with our check if `checked`.
+
+    A support with constant bounds needs no check at a draw of its own, unless something around it
+    moves the draw: `moves`.
+    """
+    images = isinstance(fn, TransformedDistribution) and not isinstance(fn, FoldedDistribution)
+    if images:
+        moves = moves or _traced(jax.tree.leaves(fn.transforms))
+    inner = moves if images or isinstance(fn, WRAPPERS) else True
+    fn = copy.copy(fn)
+    fn._validate_args = False
+    for name, value in list(ingredients(fn)):
+        if isinstance(value, Distribution):
+            setattr(fn, name, _copied(value, checked, inner))
+        else:
+            setattr(fn, name, type(value)(_copied(item, checked, inner) for item in value))
+    if not checked or isinstance(fn, WRAPPERS):
+        return fn
+    test = _outside_images(fn, moves) if images else _outside_bounds(fn.support, moves)
+    if test is not None:
+        original = fn.log_prob
+        fn.log_prob = lambda value, *args: _zero_where(test(value), original(value, *args))
+    return fn
+
+
+def _outside_images(fn: TransformedDistribution, moves: bool) -> Test | None:
+    """The test of a transformed distribution: whether a value is no image of its transforms.
+
+    The support of the base stands for that of an affine map, whose own codomain NumPyro guesses.
+    """
+    if not moves:
+        return None
+    parts = [part for transform in fn.transforms
+             for part in (transform.parts if isinstance(transform, transforms.ComposeTransform) else [transform])]
+    tests = [None if isinstance(part, transforms.AffineTransform) else _outside_bounds(part.codomain, True)
+             for part in parts]
+
+    def outside(value: jax.Array) -> jax.Array:
+        batch_ndim = jnp.ndim(value) - fn.event_dim
+        found = jnp.zeros((), bool)
+        for part, test in zip(reversed(parts), reversed(tests), strict=True):
+            if test is not None:
+                at = test(value)
+                found |= at.any(tuple(range(batch_ndim, at.ndim)))
+            value = part.inv(value)
+        return found
+
+    return outside if any(tests) else None
+
+
+def _zero_where(outside: jax.Array, log_prob: jax.Array) -> jax.Array:
+    events = tuple(range(log_prob.ndim, outside.ndim))
+    return jnp.where(outside.any(events), -jnp.inf, log_prob)
+
+
+def _outside_bounds(support: Any, moves: bool) -> Test | None:
+    """The test of a bounded support, or None where it has no bounds or a draw stays inside them."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if isinstance(support, constraints.multinomial) or (lower is None and upper is None):
+        return None
+    if not (moves or _traced([lower, upper])):
+        return None
+
+    def outside(value: jax.Array) -> jax.Array:
+        eps = jnp.finfo(value.dtype).eps if jnp.issubdtype(jnp.result_type(value), jnp.floating) else 0.0
+        # A NaN is not outside: it is for the checks to find.
+        below = False if lower is None else value < lower - _ROUNDING * eps * (jnp.abs(value) + jnp.abs(lower))
+        above = False if upper is None else value > upper + _ROUNDING * eps * (jnp.abs(value) + jnp.abs(upper))
+        return jnp.asarray(below | above)
+
+    return outside
+
+
+def _traced(values: list) -> bool:
+    return any(isinstance(value, jax.core.Tracer) for value in values)

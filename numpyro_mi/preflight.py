@@ -1,0 +1,125 @@
+"""What only draws can show: a model, or a posterior sampler, that would void the bounds.
+
+Runs on pilot draws, before anything is tuned or scored.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_mi.model import checks
+from numpyro_mi.model.densities import JointDraw, StagedModel, annealed_target, flatten
+from numpyro_mi.simulation import blocks
+
+_NUM_DRAWS = 4096
+_BLOCK = 512
+_LARGEST_T = 6.0
+
+
+def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
+    """Check densities at the model's own draws and at prior draws, and the posterior sampler.
+
+    Returns
+    -------
+    JointDraw
+        Pilot draws, for further use; none of them is ever scored.
+
+    Raises
+    ------
+    ValueError
+        Naming the site, or the sampler.
+    """
+    # The base draws must not be the simulated latents again: a key of its own for each role.
+    joint_key, base_key, sampler_key = jax.random.split(rng_key, 3)
+    counts: dict[tuple[str, str], int] = {}
+    differences: list[dict[tuple[int, str], np.ndarray]] = []
+    first: JointDraw | None = None
+    for start, draws in blocks(staged.draw, joint_key, _NUM_DRAWS, _BLOCK):
+        first = draws if first is None else first
+        for name, value in draws.log_probs.items():
+            _count(counts, ("log-density", name), value)
+        for point in draws.points:
+            for name, value in point.items():
+                _count(counts, ("unconstrained value", name), value)
+        differences.append(_posterior_differences(staged, draws, jax.random.fold_in(sampler_key, start)))
+    assert first is not None
+    checks.finite_at_own_draws(counts, _NUM_DRAWS)
+    for integral in staged.integrals:
+        held = {name: first.values[name] for name in integral.held}
+        found = _factors_at_base(
+            integral.programs.sample_base, integral.site_log_probs.program, integral.constants[0],
+            integral.site_log_probs.constants, base_key, held,
+        )
+        checks.legitimate_at_prior_draws(jax.device_get(found))
+    _check_posterior_sampler(differences)
+    return first
+
+
+def _count(counts: dict, key: tuple[str, str], values: Any) -> None:
+    values = np.asarray(values)
+    bad = int((~np.isfinite(values.reshape(len(values), -1))).any(1).sum())
+    if bad:
+        counts[key] = counts.get(key, 0) + bad
+
+
+@partial(jax.jit, static_argnames=("sample", "log_probs"))
+def _factors_at_base(sample, log_probs, sample_constants, log_prob_constants, rng_key, held):
+    """Each factor of an integral at one base draw for each of a group of held values."""
+
+    def one(index, held):
+        u = sample(sample_constants, jax.random.fold_in(rng_key, index), held)
+        return log_probs(log_prob_constants, u, held)
+
+    return jax.vmap(one)(jnp.arange(_BLOCK), held)
+
+
+def _posterior_differences(staged: StagedModel, draws: JointDraw, rng_key: jax.Array) -> dict[tuple[int, str], np.ndarray]:
+    """Statistics of a sampled minus those of the simulated latent, for each integral with a sampler."""
+    found = {}
+    for i, (integral, points) in enumerate(zip(staged.integrals, draws.points, strict=True)):
+        if integral.programs.sample_target is not None:
+            held = {name: draws.values[name] for name in integral.held}
+            result = _differences(integral.programs, integral.constants, rng_key, held, points)
+            found.update({(i, what): np.asarray(value, np.float64).reshape(_BLOCK, -1) for what, value in result.items()})
+    return found
+
+
+def _check_posterior_sampler(differences: list[dict[tuple[int, str], np.ndarray]]) -> None:
+    """Refuse a sampler whose draws are not exchangeable with the simulated latents.
+
+    Given the data, a posterior draw and the simulated latent have the same law, so every paired
+    difference has mean zero. An inexact sampler moves both bounds together, which the gap between
+    them cannot show.
+    """
+    for i, what in differences[0]:
+        columns = np.concatenate([block[i, what] for block in differences])
+        if not np.isfinite(columns).all():
+            raise ValueError(f"posterior_sampler gives draws whose {what} is not finite.")
+        error = columns.std(0, ddof=1) / np.sqrt(len(columns))
+        t = np.abs(columns.mean(0)) / np.where(error > 0, error, np.inf)
+        if t.max() > _LARGEST_T:
+            raise ValueError(
+                f"posterior_sampler is not an exact sampler of the posterior: over {len(columns)} data sets the mean "
+                f"{what} of its draws is {t.max():.0f} standard errors from that of the simulated latents, which are "
+                "exact. Both bounds would be wrong; use IM() or CR(), which need no sampler."
+            )
+
+
+@partial(jax.jit, static_argnames=("programs",))
+def _differences(programs, constants, rng_key, held, points):
+
+    def one(index, held, point):
+        target = annealed_target(programs, constants, held)
+        assert target.sample_target is not None
+        simulated, sampled = flatten(point), target.sample_target(jax.random.fold_in(rng_key, index))
+
+        def statistics(u):
+            return {"log-likelihood": target.log_ratio(u), "prior log-density": target.log_base(u),
+                    "unconstrained value": u}
+
+        return jax.tree.map(jnp.subtract, statistics(sampled), statistics(simulated))
+
+    return jax.vmap(one)(jnp.arange(_BLOCK), held, points)

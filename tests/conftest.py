@@ -1,0 +1,28 @@
+"""Shared by the tests: the exact pointwise mutual information of a task on the draws of a run."""
+
+import jax
+import numpy as np
+import pytest
+
+from numpyro_mi import driver
+from numpyro_mi.decomposition import decompose
+from numpyro_mi.model.densities import stage_model
+from numpyro_mi.model.trace import joint_model
+from numpyro_mi.simulation import joint_draws
+
+
+@pytest.fixture
+def exact_pointwise():
+    """`(task, rng_key, count) -> log p(x | z) - log p(x)` on the joint draws that `mi_bounds` scores."""
+
+    def compute(task, rng_key, count):
+        joint = joint_model(task.model, task.latent, task.data)
+        decomposition = decompose(joint)
+        staged = stage_model(joint, decomposition)
+        key = jax.random.fold_in(jax.random.key(rng_key), driver._JOINT)
+        draws = joint_draws(staged.draw, key, count)
+        log_marginal = jax.vmap(lambda values: task.log_marginal({name: values[name] for name in joint.data}))(draws.values)
+        return (sum(sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in decomposition.exact)
+                - np.asarray(log_marginal, np.float64))
+
+    return compute

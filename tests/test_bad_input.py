@@ -1,0 +1,300 @@
+"""A bad model gives one clear error before anything compiles: what was passed, what is needed, how to mend it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.distributions import constraints, transforms
+from numpyro.infer.reparam import LocScaleReparam
+
+from numpyro_mi import AIS, mi_bounds
+from numpyro_mi.model.checks import ModelError
+
+sample, Normal = numpyro.sample, dist.Normal
+DATA = np.arange(1.0, 4.0)
+TINY = AIS(num_temperatures=20, num_particles=2)
+
+
+class Reached(Exception):
+    """All checks passed and the run was about to start."""
+
+
+def bounds(model, latent="z", data="x", **options):
+    return mi_bounds(model, latent, data, progress_bar=False, **options)
+
+
+@pytest.fixture
+def no_run(monkeypatch):
+    def run(*args):
+        raise Reached
+
+    monkeypatch.setattr("numpyro_mi.api.run", run)
+
+
+def pair(x=None):
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z, 1), obs=x)
+
+
+def in_turn(*sites):
+    """A model of sites given by name and distribution, each a function of the sum of what was drawn before."""
+
+    def model():
+        drawn = 0.0
+        for name, distribution in sites:
+            drawn = drawn + jnp.sum(sample(name, distribution(drawn)))
+
+    return model
+
+
+def prior(distribution):
+    return in_turn(("z", lambda _: distribution), ("x", lambda z: Normal(z, 1)))
+
+
+def in_scan(latent, data=lambda h: Normal(h, 1), feedback=False):
+    def model():
+        def step(carry, _):
+            h = sample("z", latent(carry))
+            x = sample("x", data(h))
+            return (x if feedback else jnp.asarray(h, float)), None
+
+        scan(step, 0.0, None, length=3)
+
+    return model
+
+
+def reparametrised():
+    with handlers.reparam(config={"z": LocScaleReparam(0)}):
+        z = sample("z", Normal(0, 2))
+    sample("x", Normal(z, 1))
+
+
+def deterministic_data():
+    numpyro.deterministic("x", sample("z", Normal(0, 1)))
+
+
+def evidence(x=None, y=None):
+    z = sample("z", Normal(0, 1))
+    sample("y", Normal(z, 1), obs=y)
+    sample("x", Normal(z, 1), obs=x)
+
+
+def nuisance(x=None):
+    z, w = sample("z", Normal(0, 1)), sample("w", Normal(0, 1))
+    sample("x", Normal(z + w, 1), obs=x)
+
+
+def subsampled():
+    z = sample("z", Normal(0, 1))
+    with numpyro.plate("N", 10, subsample_size=3):
+        sample("x", Normal(z, 1))
+
+
+def with_factor():
+    numpyro.factor("prior", -(sample("z", Normal(0, 1)) ** 2))
+    sample("x", Normal(0, 1))
+
+
+def masked(chosen=lambda z: np.array([True, False]), child=False):
+    def model():
+        z = sample("z", Normal(0, 1))
+        with handlers.mask(mask=chosen(z)):
+            x = sample("x", Normal(z, 1).expand([2]))
+        if child:
+            sample("y", Normal(x.sum(), 1))
+
+    return model
+
+
+def obs_mask(x=None):
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z, 1).expand([3]), obs=x, obs_mask=np.array([True, False, True]))
+
+
+def autoregression(x):
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z * x[:-1], 1).to_event(1), obs=x[1:])
+
+
+def numpy_autoregression(x):
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z * x[:-1], 1).to_event(1), obs=np.log(x)[1:])
+
+
+def hidden_randomness():
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z + jax.random.normal(numpyro.prng_key()), 1))
+
+
+def with_param(x=None):
+    w = numpyro.param("weight", 1.0)
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(w * z, 1), obs=x)
+
+
+def raises():
+    sample("z", Normal(0, 1))
+    raise KeyError("the model's own words")
+
+
+def no_gradient():
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(jax.lax.while_loop(lambda v: v < 1, lambda v: v + 0.5, z), 1))
+
+
+def scoped_scan():
+    with handlers.scope(prefix="s"):
+        in_scan(lambda carry: Normal(carry, 1))()
+
+
+BOUGHT = dist.TransformedDistribution(dist.Delta(0.0), transforms.AffineTransform(0, 1))
+NO_DENSITY, NO_NORMAL = "'z' has a Delta distribution, which has no density: use", "is no density that can be simulated"
+TWICE, TOO_MANY = r"swap `latent` and `data` \(mutual", "nor is it with `latent` and `data` swapped: each is upstream"
+# By name: a model, options of mi_bounds, and what the ValueError says.
+BAD_MODELS = {
+    "typo": (pair, {"latent": "zz"}, r"latent names 'zz', which is not a site.*did you mean 'z'\?.*are 'z', 'x'"),
+    "missing_data": (pair, {"data": "y"}, "data names 'y', which is not a site of the model.*are 'z', 'x'"),
+    "plate": (subsampled, {"data": "N"}, "data names 'N', which is a plate and not a random site"),
+    "reparam": (reparametrised, {}, "'z' is deterministic here, a function of 'z_decentered'.*pass the model without"),
+    "reparam_outside": (handlers.reparam(prior(Normal(0, 2)), config={"z": LocScaleReparam(0)}), {},
+                        "'z' is deterministic here.*another quantity unless location and scale are constants"),
+    "empty": (pair, {"latent": []}, "latent is empty: name at least one site"),
+    "empty_name": (pair, {"data": ""}, "data is empty: name at least one site"),
+    "overlap": (pair, {"data": ["x", "z"]}, "'z' are in both latent and data: a site belongs to one group"),
+    "repeated": (pair, {"latent": ["z", "z"]}, "latent names a site twice"),
+    "deterministic": (deterministic_data, {}, "data site 'x' is deterministic and has no density: name the random"),
+    "upstream": (in_turn(("x", lambda _: Normal(0, 1)), ("z", lambda x: Normal(x, 1))), {},
+                 f"data site 'x' is an ancestor of latent 'z', which would have to be annealed: {TWICE}"),
+    "upstream_of_nuisance": (in_turn(("x", lambda _: Normal(0, 1)), ("w", lambda x: Normal(x, 1)),
+                                     ("z", lambda w: Normal(w, 1))), {}, TWICE),
+    "feedback": (in_scan(lambda x: Normal(x, 1), feedback=True), {}, f"'x' is an ancestor of latent 'z'.*{TOO_MANY}"),
+    "feedback_swapped": (in_scan(lambda x: Normal(x, 1), feedback=True), {"latent": "x", "data": "z"}, TOO_MANY),
+    "evidence": (evidence, {"model_kwargs": {"y": 1.0}},
+                 "'y' is observed, is not in data, and depends on 'z'.*Name it in data, or call the model without"),
+    "integral": (nuisance, {}, r"p\(x \| z\) is an integral over 'w'.*latent=\['z', 'w'\]"),
+    "delta": (prior(dist.Delta(0.0)), {}, NO_DENSITY),
+    "delta_expanded": (prior(dist.Delta(0.0).expand([3])), {}, NO_DENSITY),
+    "delta_event": (prior(dist.Delta(jnp.zeros(3)).to_event(1)), {}, NO_DENSITY),
+    "delta_inside": (prior(BOUGHT), {}, NO_DENSITY),
+    "delta_in_scan": (in_scan(dist.Delta), {}, NO_DENSITY),
+    "improper": (prior(dist.ImproperUniform(constraints.real, (), ())), {},
+                 "'z' is improper.*must be a proper distribution"),
+    "improper_in_scan": (in_scan(lambda _: dist.ImproperUniform(constraints.real, (), ())), {}, "'z' is improper"),
+    "discrete": (prior(dist.Poisson(3.0)), {}, r"'z' is discrete \(Poisson\).*cannot be annealed by gradients"),
+    "discrete_event": (prior(dist.Bernoulli(0.5).expand([3]).to_event(1)), {}, "'z' is discrete"),
+    "discrete_in_scan": (in_scan(lambda _: dist.Bernoulli(0.5)), {}, "'z' is discrete"),
+    "zero_inflated": (prior(dist.ZeroInflatedPoisson(0.5, 3.0)), {}, "'z' has a point mass.*It is fine as data"),
+    "hurdle": (prior(dist.HurdleGamma(0.5, 2.0, 1.0)), {}, "'z' has a point mass"),
+    "sphere": (prior(dist.ProjectedNormal(jnp.ones(3))), {}, "'z' has a ProjectedNormal.*no biject_to"),
+    "subsampled": (subsampled, {}, r"plate 'N' is subsampled \(3 of 10\).*without subsample_size"),
+    "factor": (with_factor, {}, r"'prior' is a numpyro.factor.*Write the term as numpyro.sample\(..., obs=...\)"),
+    "scale": (handlers.scale(pair, 2.0), {}, f"site 'z' is scaled.*{NO_NORMAL}"),
+    "scale_in_scan": (handlers.scale(in_scan(lambda c: Normal(c, 1)), 2.0), {}, f"site 'z' is scaled.*{NO_NORMAL}"),
+    "masked_latent": (handlers.mask(pair, mask=False), {}, "latent 'z' is masked.*not the one it is drawn from"),
+    "mask_by_latent": (masked(lambda z: jnp.stack([z > 0, z < 0])), {}, "the mask depends on 'z'.*Use a mask that is"),
+    "mask_with_child": (masked(child=True), {"data": ["x", "y"]}, "'y' is computed from its values"),
+    "mask_in_walk": (handlers.mask(in_scan(lambda x: Normal(x, 1), feedback=True), mask=False),
+                     {"latent": "x", "data": "z"}, "masked"),
+    "obs_mask": (obs_mask, {"model_args": (DATA,)}, "'x' is split by obs_mask=.*use handlers.mask to leave cells out"),
+    "reads_data": (autoregression, {"model_args": (DATA,)}, "reads its data argument 'x' outside obs=.*scan on the"),
+    "reads_keyword": (autoregression, {"model_kwargs": {"x": DATA}}, "reads its data argument 'x' outside obs="),
+    "reads_in_numpy": (numpy_autoregression, {"model_args": (DATA,)}, "reads its data argument 'x' outside obs="),
+    "too_many_values": (pair, {"model_args": (DATA,)}, r"'x' is given values of shape \(3,\), but one draw.*plate"),
+    "seeded": (handlers.seed(pair, 0), {}, "'z', 'x' have the same value in every simulation.*handlers.seed"),
+    "substituted": (handlers.substitute(pair, {"z": 1.0}), {}, "'z' have the same value.*handlers.condition"),
+    "scan_in_scope": (scoped_scan, {"latent": "s/z", "data": "s/x"}, "'s/x', 's/z' depends.*handlers.scope around"),
+    "prng_key": (hidden_randomness, {}, "site.s. 'x' depends on random numbers that are no site"),
+    "hidden_site": (handlers.block(nuisance, hide=["w"]), {}, "'x' depends on random numbers.*handlers.block"),
+    "no_parameter": (with_param, {}, "'weight' of the model have no value, only an initial one: pass the fitted"),
+    "wrong_parameter": (with_param, {"params": {"weigth": 1.0}},
+                        r"params holds 'weigth'.*did you mean 'weight'\?.*pass those only"),
+    "parameters_of_none": (pair, {"params": {"w": 1.0}}, "params holds 'w'.*It has no parameters"),
+    "raises": (raises, {}, "the model raised KeyError while it was traced: \"the model's own words\""),
+    "no_gradient": (no_gradient, {}, "no gradient with respect to 'z'.*while_loop"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_bad_model(name, no_run):
+    model, options, message = BAD_MODELS[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        bounds(model, **options)
+    assert isinstance(caught.value, ModelError) == (name in ("raises", "no_gradient"))
+
+
+def regression(covariate, y):
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z * covariate, 1).to_event(1), obs=(y - y.mean()) / y.std())
+
+
+def missing_values(x, present):
+    z = sample("z", Normal(0, 1))
+    with handlers.mask(mask=present):
+        sample("x", Normal(z, 1).expand([3]), obs=jnp.where(present, x, 0))
+
+
+def sized_by_an_array(code, x):
+    with numpyro.plate("groups", len(np.unique(code))):
+        z = sample("z", Normal(0, 1))
+    sample("x", Normal(z[code], 1).to_event(1), obs=np.log(x))
+
+
+GOOD_MODELS = {
+    "pair": (pair, {}),
+    "swapped": (in_turn(("x", lambda _: Normal(0, 1)), ("z", lambda x: Normal(x, 1))), {"latent": "x", "data": "z"}),
+    "regression": (regression, {"model_args": (DATA,), "model_kwargs": {"y": DATA}}),
+    "missing_values": (missing_values, {"model_args": (DATA, DATA > 1)}),
+    "size_from_an_array": (sized_by_an_array, {"model_args": (np.array([0, 1, 1]), DATA)}),
+    "a_value_for_many": (masked(), {"model_args": ()}),
+    "constant_site": (handlers.condition(nuisance, {"w": 1.0}), {}),
+    "evidence_as_data": (evidence, {"data": ["x", "y"], "model_kwargs": {"y": 1.0}}),
+    "parameter": (with_param, {"params": {"weight": 2.0}}),
+    "discrete_nuisance_below": (in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: Normal(z, 1)),
+                                        ("n", lambda x: dist.Poisson(jnp.exp(x)))), {}),
+    "full_subsample": (lambda: (numpyro.plate("N", 3, subsample_size=3), pair()), {}),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_MODELS)
+def test_good_model(name, no_run):
+    model, options = GOOD_MODELS[name]
+    with pytest.raises(Reached):
+        bounds(model, **options)
+
+
+def flawed(z):
+    """A density that is NaN at some prior draws, though at none of the model's own."""
+
+    class Flawed(dist.Normal):
+        def log_prob(self, value, *args):
+            return jnp.where(jnp.abs(value - self.loc) > 3, jnp.nan, super().log_prob(value))
+
+        def sample(self, key, sample_shape=()):
+            return self.loc + jnp.clip(super().sample(key, sample_shape) - self.loc, -2, 2)
+
+    return Flawed(z, 1.0)
+
+
+@pytest.mark.parametrize("model, message", [
+    (prior(dist.Gamma(0.01, 1.0)), "of site 'z' is not finite at .* own draws .above 1 in 1,000.*Use jax.enable_x64"),
+    (in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: Normal(0, jnp.sqrt(z)))), "of site 'x' is not finite at"),
+    (in_turn(("z", lambda _: Normal(0, 1)), ("x", flawed)), "of site 'x' is NaN or .inf at .* prior draws"),
+], ids=["own_point", "own_density", "prior_draw"])
+def test_bad_draws(model, message):
+    with pytest.raises(ValueError, match=message):
+        bounds(model, method=TINY, num_samples=64)
+
+
+def test_a_likelihood_of_zero_is_legitimate():
+    """Where every particle misses the support, the upper bound is infinite; neither is ever wrong."""
+    method = AIS(num_temperatures=1, num_particles=64)
+    wide = in_turn(("z", lambda _: dist.Uniform(0, 1)), ("x", lambda z: dist.Uniform(z, z + 1)))
+    result = bounds(wide, method=method, num_samples=500)
+    assert abs(result.lower - 0.5) < 4 * result.lower_se and result.upper >= result.lower
+    narrow = in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: dist.Uniform(z - 0.1, z + 0.1)))
+    result = bounds(narrow, method=method, num_samples=500)
+    assert 2.5 < result.lower < 3.03 and result.upper == np.inf

@@ -1,0 +1,99 @@
+"""The folder listing is the architecture: imports go one way."""
+
+import ast
+import pathlib
+
+import numpyro_mi
+
+ROOT = pathlib.Path(numpyro_mi.__file__).parent
+
+# Each room with the rooms it may use; what they use in turn is open to it as well.
+ROOMS = {
+    "targets": [], "schedules": [], "estimation": [], "environment": [], "progress": [], "tasks": [],
+    "kernels": ["targets"],
+    "annealing": ["kernels"],
+    "evidence": ["annealing", "schedules"],
+    "model.sites": [], "model.staging": [],
+    "model.checks": ["model.sites"],
+    "model.support": ["model.sites"],
+    "model.trace": ["model.checks", "model.staging", "model.support"],
+    "decomposition": ["model.trace"],
+    "model.densities": ["decomposition", "targets"],
+    "simulation": ["model.densities"],
+    "preflight": ["simulation"],
+    "tuning": ["annealing", "model.densities"],
+    "driver": ["evidence", "tuning", "preflight", "progress"],
+    "config": ["evidence"],
+    "results": ["estimation", "report", "storage"],
+    "report": ["results"], "storage": ["results"],
+    "plots": ["results"],
+    "api": ["driver", "config", "environment", "results"],
+}
+# Two pairs may know each other: a result prints and stores itself, imported where it is used.
+LAZY = {("results", "report"), ("results", "storage")}
+
+
+def room(module):
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2]) if parts[0] == "model" else parts[0]
+
+
+def imports(path):
+    module = ".".join(["numpyro_mi", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("numpyro_mi"):
+            names = [node.module] if node.module != "numpyro_mi" else [f"numpyro_mi.{alias.name}" for alias in node.names]
+            if node.module == "numpyro_mi.model":
+                names = [f"numpyro_mi.model.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("numpyro_mi.")]
+        for name in names:
+            yield module, name
+
+
+def reachable(name, seen=()):
+    for other in ROOMS[name]:
+        if other not in seen:
+            yield other
+            yield from reachable(other, (*seen, other))
+
+
+def test_imports_follow_the_rooms():
+    files = [path for path in ROOT.rglob("*.py") if path not in (ROOT / "__init__.py", ROOT / "model" / "__init__.py")]
+    for path in files:
+        for module, name in imports(path):
+            here, there = room(module), room(name)
+            if here != there:
+                assert there in set(reachable(here)), f"{module} imports {name}: not allowed by the layout"
+
+
+def test_rooms_are_acyclic():
+    graph = {name: [other for other in others if (name, other) not in LAZY] for name, others in ROOMS.items()}
+
+    def visit(name, path):
+        assert name not in path, f"cycle: {' -> '.join([*path, name])}"
+        for other in graph[name]:
+            visit(other, (*path, name))
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_every_module_has_a_room():
+    found = {room(".".join(["numpyro_mi", *path.relative_to(ROOT).with_suffix("").parts]))
+             for path in ROOT.rglob("*.py") if path.name != "__init__.py"}
+    assert found == set(ROOMS)
+
+
+def test_only_the_model_layer_touches_handlers():
+    for path in ROOT.rglob("*.py"):
+        if path.parent.name not in ("model", "tasks"):
+            assert "numpyro.handlers" not in path.read_text() and "import handlers" not in path.read_text(), path
+
+
+def test_public_names_are_documented():
+    api = (ROOT.parent / "docs" / "api.md").read_text()
+    for name in numpyro_mi.__all__:
+        assert name in api, f"{name} is public but not in docs/api.md"
+        assert getattr(numpyro_mi, name).__doc__
