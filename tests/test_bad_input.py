@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
@@ -125,6 +126,10 @@ def numpy_autoregression(x):
     sample("x", Normal(z * x[:-1], 1).to_event(1), obs=np.log(x)[1:])
 
 
+def pandas_autoregression(x):
+    autoregression(jnp.asarray(x.values))
+
+
 def hidden_randomness():
     z = sample("z", Normal(0, 1))
     sample("x", Normal(z + jax.random.normal(numpyro.prng_key()), 1))
@@ -181,6 +186,10 @@ BAD_MODELS = {
     "delta_event": (prior(dist.Delta(jnp.zeros(3)).to_event(1)), {}, NO_DENSITY),
     "delta_inside": (prior(BOUGHT), {}, NO_DENSITY),
     "delta_in_scan": (in_scan(dist.Delta), {}, NO_DENSITY),
+    "censored": (in_turn(("z", lambda _: Normal(0, 1)),
+                         ("x", lambda z: dist.LeftCensoredDistribution(Normal(z, 1), 1))), {},
+                 "'x' has a LeftCensoredDistribution, whose draws do not follow its log_prob.*the distribution inside"),
+    "polya_gamma": (prior(dist.TruncatedPolyaGamma()), {}, "'z' has a TruncatedPolyaGamma.*do not follow its log_prob"),
     "improper": (prior(dist.ImproperUniform(constraints.real, (), ())), {},
                  "'z' is improper.*must be a proper distribution"),
     "improper_in_scan": (in_scan(lambda _: dist.ImproperUniform(constraints.real, (), ())), {}, "'z' is improper"),
@@ -202,6 +211,7 @@ BAD_MODELS = {
     "obs_mask": (obs_mask, {"model_args": (DATA,)}, "'x' is split by obs_mask=.*use handlers.mask to leave cells out"),
     "reads_data": (autoregression, {"model_args": (DATA,)}, "reads its data argument 'x' outside obs=.*scan on the"),
     "reads_keyword": (autoregression, {"model_kwargs": {"x": DATA}}, "reads its data argument 'x' outside obs="),
+    "reads_pandas": (pandas_autoregression, {"model_args": (pd.Series(DATA),)}, "reads its data argument 'x'"),
     "reads_in_numpy": (numpy_autoregression, {"model_args": (DATA,)}, "reads its data argument 'x' outside obs="),
     "too_many_values": (pair, {"model_args": (DATA,)}, r"'x' is given values of shape \(3,\), but one draw.*plate"),
     "seeded": (handlers.seed(pair, 0), {}, "'z', 'x' have the same value in every simulation.*handlers.seed"),

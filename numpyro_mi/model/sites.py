@@ -101,6 +101,12 @@ _FACTOR = ("is a numpyro.factor: the joint density is then not normalised and ca
            "as numpyro.sample(..., obs=...) of a distribution.")
 _DELTA = ("has a Delta distribution, which has no density: use numpyro.deterministic for a value that is computed, or "
           "a distribution with a width.")
+_OTHER_DRAWS = ("has a {}, whose draws do not follow its log_prob ({}), so that the joint distribution "
+                "cannot be simulated: {}.")
+_NOT_ITS_DRAWS = {
+    "Censored": ("that one is for given censoring indicators", "use the distribution inside it"),
+    "PolyaGamma": ("both are approximations", "write the site through another distribution"),
+}
 
 
 def _shapes(value: Any) -> Any:
@@ -112,6 +118,9 @@ def _flaw(fn: Distribution) -> str | None:
         return _FACTOR
     if isinstance(fn, dist.Delta):
         return _DELTA
+    for part, words in _NOT_ITS_DRAWS.items():
+        if part in type(fn).__name__:
+            return _OTHER_DRAWS.format(type(fn).__name__, *words)
     parts = [part for _, value in ingredients(fn) for part in (value if isinstance(value, list | tuple) else [value])]
     return next((flaw for flaw in map(_flaw, parts) if flaw), None)
 

@@ -189,8 +189,7 @@ def _check_data_arguments(model: Callable, args: tuple, kwargs: dict, params: di
     with real data.
     """
     leaves, tree = jax.tree.flatten((args, kwargs))
-    arrays = {str(i): leaf for i, leaf in enumerate(leaves)
-              if hasattr(leaf, "dtype") and hasattr(leaf, "shape") and leaf.ndim > 0}
+    arrays = {str(i): leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and np.ndim(leaf) > 0}
     if not arrays or not joint.simulated:
         return
 
@@ -211,7 +210,7 @@ def _check_data_arguments(model: Callable, args: tuple, kwargs: dict, params: di
                 for name in joint.sites}
 
     holds_data = _read_by(observed, arrays)
-    masks = {name for name in holds_data if arrays[name].dtype == bool}
+    masks = {name for name in holds_data if np.issubdtype(np.asarray(arrays[name]).dtype, np.bool_)}
     if masks != holds_data:
         holds_data -= masks  # obs=jnp.where(mask, x, 0)
     both = sorted(int(i) for i in holds_data & _read_by(simulated, arrays))
@@ -232,10 +231,11 @@ def _read_by(fn: Callable[[Values], Values], arrays: Values) -> frozenset[str]:
         if len(arrays) > 1:
             return frozenset().union(*(_read_by(fn, {name: array}) for name, array in arrays.items()))
     ((name, array),) = arrays.items()
-    other = np.asarray(array)
-    ramp = np.linspace(1, 2, other.size).reshape(other.shape)
-    other = ~other if other.dtype == bool else other + ramp.astype(other.dtype)
     try:
+        ramp = np.linspace(1, 2, array.size).reshape(array.shape)
+        dtype = np.asarray(array).dtype
+        # Still a pandas object, if it is one.
+        other = ~array if np.issubdtype(dtype, np.bool_) else array + ramp.astype(dtype)
         same = essence(lambda: fn({name: array})) == essence(lambda: fn({name: other}))
     except Exception:
         return frozenset()  # other values are no input of the model
