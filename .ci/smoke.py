@@ -19,7 +19,9 @@ def model(x=None):
 truth = -0.5 * math.log1p(-(RHO**2))
 method = AIS(num_temperatures=20, num_particles=4)
 bounds = mi_bounds(model, latent="z", data="x", method=method, num_samples=400, rng_key=0, progress_bar=False)
-print(f"I(z; x) = {truth:.3f} nats: lower {bounds.lower:.3f} (standard error {bounds.lower_se:.3f}), "
-      f"upper {bounds.upper:.3f} (standard error {bounds.upper_se:.3f})")
+print(
+    f"I(z; x) = {truth:.3f} nats: lower {bounds.lower:.3f} (standard error {bounds.lower_se:.3f}), "
+    f"upper {bounds.upper:.3f} (standard error {bounds.upper_se:.3f})"
+)
 assert 0.0 < bounds.lower_se < 0.2 and 0.0 < bounds.upper_se < 0.2
 assert bounds.lower - 4.0 * bounds.lower_se <= truth <= bounds.upper + 4.0 * bounds.upper_se

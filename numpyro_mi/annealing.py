@@ -98,8 +98,10 @@ def keyed_randomness(target: AnnealedTarget, kernel: Kernel, rng_key: jax.Array,
 def make_path(betas: np.ndarray, step_size: np.ndarray, inverse_mass: np.ndarray) -> Path:
     """A path from float64 temperatures `(T+1,)` and settings of the T-1 transitions."""
     betas = np.asarray(betas, np.float64)
-    return Path(jnp.asarray(np.diff(betas)),
-                StepSettings(jnp.asarray(betas[1:-1]), jnp.asarray(step_size), jnp.asarray(inverse_mass)))
+    return Path(
+        jnp.asarray(np.diff(betas)),
+        StepSettings(jnp.asarray(betas[1:-1]), jnp.asarray(step_size), jnp.asarray(inverse_mass)),
+    )
 
 
 def forward_chain(target: AnnealedTarget, kernel: Kernel, path: Path, u: jax.Array, noise: Noise) -> Chain:

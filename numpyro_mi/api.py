@@ -104,10 +104,19 @@ def mi_bounds(
 
 def _result(joint: JointModel, decomposition: Decomposition, method: AIS, key: jax.Array, raw: RawRun) -> MIBounds:
     return MIBounds(
-        lower_i=raw.lower_i, upper_i=raw.upper_i, latent=joint.latent, data=joint.data, method=describe(method),
-        plan=tuple(plan._asdict() for plan in raw.plans), stats=raw.stats, cost=raw.cost, seconds=raw.seconds,
+        lower_i=raw.lower_i,
+        upper_i=raw.upper_i,
+        latent=joint.latent,
+        data=joint.data,
+        method=describe(method),
+        plan=tuple(plan._asdict() for plan in raw.plans),
+        stats=raw.stats,
+        cost=raw.cost,
+        seconds=raw.seconds,
         key={"data": np.asarray(jax.random.key_data(key)).tolist(), "impl": str(jax.random.key_impl(key))},
-        environment=environment(), num_requested=raw.num_requested, terms=_terms(decomposition),
+        environment=environment(),
+        num_requested=raw.num_requested,
+        terms=_terms(decomposition),
     )
 
 

@@ -14,10 +14,21 @@ from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.kernels.numpyro_kernels import NumPyroKernel
 
-_CLASSES: dict[str, Callable] = {cls.__name__: cls for cls in (
-    AIS, IM, CR, IR, AnnealedHMC, NumPyroKernel, schedules.PowerSchedule, schedules.LinearSchedule,
-    schedules.SigmoidSchedule, schedules.FixedSchedule,
-)}
+_CLASSES: dict[str, Callable] = {
+    cls.__name__: cls
+    for cls in (
+        AIS,
+        IM,
+        CR,
+        IR,
+        AnnealedHMC,
+        NumPyroKernel,
+        schedules.PowerSchedule,
+        schedules.LinearSchedule,
+        schedules.SigmoidSchedule,
+        schedules.FixedSchedule,
+    )
+}
 
 
 def describe(value: Any) -> Any:

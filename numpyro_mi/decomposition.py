@@ -71,8 +71,10 @@ def _split(
     # random numbers are keyed by the place of an integral.
     left = [(sign, in_order(integrated), in_order(factors)) for (integrated, factors), sign in pieces.items() if sign]
     left.sort(key=lambda piece: [[order[name] for name in names] for names in piece[1:]])
-    return Decomposition(tuple((sign, factors[0]) for sign, integrated, factors in left if not integrated),
-                         tuple(LogMarginal(*piece) for piece in left if piece[1]))
+    return Decomposition(
+        tuple((sign, factors[0]) for sign, integrated, factors in left if not integrated),
+        tuple(LogMarginal(*piece) for piece in left if piece[1]),
+    )
 
 
 def _check(model: JointModel, integrals: Sequence[LogMarginal]) -> None:

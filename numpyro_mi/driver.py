@@ -53,8 +53,13 @@ class RawRun(NamedTuple):
 
 
 def run(
-    staged: StagedModel, decomposition: Decomposition, method: AIS, rng_key: jax.Array, num_samples: int,
-    batch_size: int | None, progress_bar: bool,
+    staged: StagedModel,
+    decomposition: Decomposition,
+    method: AIS,
+    rng_key: jax.Array,
+    num_samples: int,
+    batch_size: int | None,
+    progress_bar: bool,
 ) -> RawRun:
     """Check, tune, then score `num_samples` joint draws."""
     size = _block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
@@ -69,15 +74,20 @@ def run(
         first = None
         try:
             for start_index, draws in blocks(staged.draw, jax.random.fold_in(rng_key, _JOINT), num_samples, size):
-                scored.add(draws, jax.random.fold_in(rng_key, _CHAINS), start_index, min(size, num_samples - start_index))
+                scored.add(
+                    draws, jax.random.fold_in(rng_key, _CHAINS), start_index, min(size, num_samples - start_index)
+                )
                 first = first or time.perf_counter()
                 progress.stage("scoring")
                 progress.block(*scored.running())
         except KeyboardInterrupt:
             if scored.count < 2:
                 raise
-    seconds = {"tuning": tuned - start, "first_block": (first or tuned) - tuned,
-               "running": time.perf_counter() - (first or tuned)}
+    seconds = {
+        "tuning": tuned - start,
+        "first_block": (first or tuned) - tuned,
+        "running": time.perf_counter() - (first or tuned),
+    }
     lower, upper, exact, stats = scored.gathered()
     for direction in ("forward", "reverse"):
         cost[f"scored_{direction}"] = int(sum(stat[f"{direction}_grad"].sum() for stat in stats))
@@ -96,15 +106,20 @@ class _Scored:
 
     def add(self, draws: JointDraw, rng_key: jax.Array, start: int, count: int) -> None:
         """Score one block; of its draws only the first `count` belong to the run."""
-        exact = sum((sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in self._decomposition.exact),
-                    np.zeros(len(next(iter(draws.log_probs.values())))))
+        exact = sum(
+            (sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in self._decomposition.exact),
+            np.zeros(len(next(iter(draws.log_probs.values())))),
+        )
         lower, upper, stats = exact.copy(), exact.copy(), []
         for i, (integral, terms) in enumerate(zip(self._staged.integrals, self._decomposition.integrals, strict=True)):
             held = {name: draws.values[name] for name in integral.held}
             method = self._method
             key = jax.random.fold_in(rng_key, i)
-            evidence = jax.device_get(_evidence(integral.programs, method, integral.constants, self._paths[i], key,
-                                                start, held, draws.points[i]))
+            evidence = jax.device_get(
+                _evidence(
+                    integral.programs, method, integral.constants, self._paths[i], key, start, held, draws.points[i]
+                )
+            )
             elbo, eubo = np.asarray(evidence.elbo, np.float64), np.asarray(evidence.eubo, np.float64)
             with np.errstate(invalid="ignore"):
                 lower += terms.sign * (elbo if terms.sign > 0 else eubo)
@@ -127,8 +142,10 @@ class _Scored:
     def gathered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[dict[str, np.ndarray], ...]]:
         """All blocks, one after the other."""
         lower, upper, exact, stats = zip(*self._blocks, strict=True)
-        merged = tuple({name: np.concatenate([block[i][name] for block in stats]) for name in stats[0][i]}
-                       for i in range(len(self._staged.integrals)))
+        merged = tuple(
+            {name: np.concatenate([block[i][name] for block in stats]) for name in stats[0][i]}
+            for i in range(len(self._staged.integrals))
+        )
         for (i, direction), total in self._accept.items():
             merged[i][f"{direction}_accept"] = total / self.count
         return np.concatenate(lower), np.concatenate(upper), np.concatenate(exact), merged
@@ -156,7 +173,13 @@ def _tune(
         keys = jax.random.split(jax.random.fold_in(rng_key, i), NUM_PILOT_DRAWS)
         pilot = Pilot(keys, {name: draws.values[name] for name in integral.held}, draws.points[i])
         plan, spent = tune(
-            integral.programs, integral.constants, method.kernel, method.betas(), integral.dimension, pilot, progress.stage
+            integral.programs,
+            integral.constants,
+            method.kernel,
+            method.betas(),
+            integral.dimension,
+            pilot,
+            progress.stage,
         )
         plans.append(plan)
         cost["pilot_forward"] += spent["forward"]

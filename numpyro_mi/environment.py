@@ -11,8 +11,11 @@ def environment() -> dict[str, str]:
     device = jax.devices()[0]
     packages = ("numpyro-mi", "numpyro", "jax", "jaxlib", "numpy")
     found = {"device": f"{device.platform} ({device.device_kind})", "python": platform.python_version()}
-    return {**found, **{name: _version(name) for name in packages},
-            "x64": str(jax.dtypes.canonicalize_dtype("float64") == "float64")}
+    return {
+        **found,
+        **{name: _version(name) for name in packages},
+        "x64": str(jax.dtypes.canonicalize_dtype("float64") == "float64"),
+    }
 
 
 def _version(name: str) -> str:

@@ -50,8 +50,12 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     for integral in staged.integrals:
         held = {name: first.values[name] for name in integral.held}
         found = _factors_at_base(
-            integral.programs.sample_base, integral.site_log_probs.program, integral.constants[0],
-            integral.site_log_probs.constants, base_key, held,
+            integral.programs.sample_base,
+            integral.site_log_probs.program,
+            integral.constants[0],
+            integral.site_log_probs.constants,
+            base_key,
+            held,
         )
         checks.legitimate_at_prior_draws(jax.device_get(found))
     _check_posterior_sampler(differences)
@@ -76,14 +80,18 @@ def _factors_at_base(sample, log_probs, sample_constants, log_prob_constants, rn
     return jax.vmap(one)(jnp.arange(_BLOCK), held)
 
 
-def _posterior_differences(staged: StagedModel, draws: JointDraw, rng_key: jax.Array) -> dict[tuple[int, str], np.ndarray]:
+def _posterior_differences(
+    staged: StagedModel, draws: JointDraw, rng_key: jax.Array
+) -> dict[tuple[int, str], np.ndarray]:
     """Statistics of a sampled minus those of the simulated latent, for each integral with a sampler."""
     found = {}
     for i, (integral, points) in enumerate(zip(staged.integrals, draws.points, strict=True)):
         if integral.programs.sample_target is not None:
             held = {name: draws.values[name] for name in integral.held}
             result = _differences(integral.programs, integral.constants, rng_key, held, points)
-            found.update({(i, what): np.asarray(value, np.float64).reshape(_BLOCK, -1) for what, value in result.items()})
+            found.update(
+                {(i, what): np.asarray(value, np.float64).reshape(_BLOCK, -1) for what, value in result.items()}
+            )
     return found
 
 
@@ -117,8 +125,11 @@ def _differences(programs, constants, rng_key, held, points):
         simulated, sampled = flatten(point), target.sample_target(jax.random.fold_in(rng_key, index))
 
         def statistics(u):
-            return {"log-likelihood": target.log_ratio(u), "prior log-density": target.log_base(u),
-                    "unconstrained value": u}
+            return {
+                "log-likelihood": target.log_ratio(u),
+                "prior log-density": target.log_base(u),
+                "unconstrained value": u,
+            }
 
         return jax.tree.map(jnp.subtract, statistics(sampled), statistics(simulated))
 

@@ -18,8 +18,13 @@ class Progress:
     """
 
     def __init__(self, total: int, enabled: bool):
-        self._bar = tqdm(total=total, disable=not enabled or bool(os.environ.get("CI")), leave=False, dynamic_ncols=True,
-                         bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}")
+        self._bar = tqdm(
+            total=total,
+            disable=not enabled or bool(os.environ.get("CI")),
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+        )
 
     def __enter__(self) -> "Progress":
         return self

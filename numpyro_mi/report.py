@@ -61,8 +61,10 @@ def warnings_of(result: MIBounds) -> list[str]:
     found = []
     for side, count in result.num_non_finite.items():
         if count:
-            found.append(f"{count} of {result.num_samples} terms of the {side} bound are not finite, so it is "
-                         "infinite; none was dropped.")
+            found.append(
+                f"{count} of {result.num_samples} terms of the {side} bound are not finite, so it is "
+                "infinite; none was dropped."
+            )
     if 0 < result.num_samples < _MIN_DRAWS:
         found.append(f"{result.num_samples} draws are few: the interval rests on at least {_MIN_DRAWS}.")
     for side, terms in (("lower", result.lower_i), ("upper", result.upper_i)):
@@ -70,11 +72,12 @@ def warnings_of(result: MIBounds) -> list[str]:
             continue
         skewness = float(np.mean(((terms - terms.mean()) / terms.std()) ** 3))
         if abs(skewness) > _HEAVY_SKEWNESS:
-            found.append(f"terms of the {side} bound are heavily skewed ({skewness:+.1f}): a few draws carry its "
-                         "standard error; the interval is corrected for skewness, yet add draws.")
+            found.append(
+                f"terms of the {side} bound are heavily skewed ({skewness:+.1f}): a few draws carry its "
+                "standard error; the interval is corrected for skewness, yet add draws."
+            )
     if result.gap is not None and result.gap_se is not None and result.gap < -4 * result.gap_se:
-        found.append("the bounds cross by more than 4 standard errors: please report this model, it should not "
-                     "happen.")
+        found.append("the bounds cross by more than 4 standard errors: please report this model, it should not happen.")
     return found
 
 
@@ -82,9 +85,11 @@ def _spoiled(result: MIBounds, bad: dict[str, int]) -> str:
     hard = any(np.isneginf(stat["forward_log_weight"]).any() for stat in result.stats)
     if bad.get("upper") and not bad.get("lower") and hard:
         share = np.mean([np.isneginf(stat["forward_log_weight"]).mean() for stat in result.stats])
-        return (f"a hard support: {share:.0%} of the forward chains have weight zero, because a prior draw outside the "
-                f"support of the data cannot be annealed into it; {bad['upper']} draws lost all their chains. The "
-                "lower bound stands; more particles lose fewer draws.")
+        return (
+            f"a hard support: {share:.0%} of the forward chains have weight zero, because a prior draw outside the "
+            f"support of the data cannot be annealed into it; {bad['upper']} draws lost all their chains. The "
+            "lower bound stands; more particles lose fewer draws."
+        )
     spoiled = [f"{side} ({count})" for side, count in bad.items() if count]
     rest = "the other side stands." if len(spoiled) < len(bad) else "no side stands."
     return f"terms without a finite value on the {' and '.join(spoiled)} side; {rest}"

@@ -203,8 +203,10 @@ class MIBounds:
         if not isinstance(other, MIBounds):
             return NotImplemented
         if self.key != other.key or self.num_samples != other.num_samples:
-            raise ValueError("a paired difference needs two results with the same rng_key and number of draws; "
-                             f"got keys {self.key} and {other.key}, {self.num_samples} and {other.num_samples} draws.")
+            raise ValueError(
+                "a paired difference needs two results with the same rng_key and number of draws; "
+                f"got keys {self.key} and {other.key}, {self.num_samples} and {other.num_samples} draws."
+            )
         lower_i = None if self.lower_i is None or other.upper_i is None else self.lower_i - other.upper_i
         upper_i = None if self.upper_i is None or other.lower_i is None else self.upper_i - other.lower_i
         return MIDifference(lower_i, upper_i)

@@ -85,8 +85,10 @@ class FixedSchedule:
     def __call__(self, num_temperatures: int) -> np.ndarray:
         """The given temperatures; their number must agree."""
         if num_temperatures + 1 != len(self.values):
-            raise ValueError(f"the schedule has {len(self.values)} values, so num_temperatures must be "
-                             f"{len(self.values) - 1} (the number of steps between them), got {num_temperatures}.")
+            raise ValueError(
+                f"the schedule has {len(self.values)} values, so num_temperatures must be "
+                f"{len(self.values) - 1} (the number of steps between them), got {num_temperatures}."
+            )
         return np.asarray(self.values, np.float64)
 
 
@@ -99,8 +101,10 @@ def as_schedule(schedule: Schedule | Sequence[float] | np.ndarray) -> Schedule:
             raise TypeError
         values = np.asarray(schedule, np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"schedule must be a rule such as PowerSchedule(4) or an array of temperatures from 0 to 1, "
-                        f"got {schedule!r}.") from None
+        raise TypeError(
+            f"schedule must be a rule such as PowerSchedule(4) or an array of temperatures from 0 to 1, "
+            f"got {schedule!r}."
+        ) from None
     if values.ndim != 1 or values.size < 2:
         raise ValueError(
             f"an array schedule needs one dimension and at least the two values 0 and 1, got shape {values.shape}."
@@ -124,5 +128,7 @@ def _check_rising(values: np.ndarray) -> None:
     # In float32 as in float64: a weight increment that rounds to zero would hide an infinite ratio.
     steps = np.diff(values)
     if not (values[0] == 0.0 and values[-1] == 1.0 and (steps.astype(np.float32) > 0).all()):
-        raise ValueError("a schedule must rise strictly from exactly 0 to exactly 1; "
-                         f"got values from {values[0]:g} to {values[-1]:g} with smallest step {steps.min():g}.")
+        raise ValueError(
+            "a schedule must rise strictly from exactly 0 to exactly 1; "
+            f"got values from {values[0]:g} to {values[-1]:g} with smallest step {steps.min():g}."
+        )

@@ -18,8 +18,13 @@ import xarray as xr
 from numpyro_mi.results import MIBounds
 
 _DIMS = {
-    "log_weight": ("draw", "particle"), "accept": ("temperature",), "accept_i": ("draw",), "grad": ("draw",),
-    "betas": ("beta",), "step_size": ("temperature",), "inverse_mass": ("temperature", "dim", "dim_bis"),
+    "log_weight": ("draw", "particle"),
+    "accept": ("temperature",),
+    "accept_i": ("draw",),
+    "grad": ("draw",),
+    "betas": ("beta",),
+    "step_size": ("temperature",),
+    "inverse_mass": ("temperature", "dim", "dim_bis"),
 }
 _ATTRIBUTES = ("latent", "data", "method", "cost", "seconds", "key", "environment", "num_requested", "terms")
 
@@ -55,9 +60,13 @@ def from_datatree(tree: xr.DataTree) -> MIBounds:
     plans: list[dict[str, np.ndarray]] = []
     while f"integral_{len(stats)}" in tree.children:
         integral = tree[f"integral_{len(stats)}"]
-        stats.append({f"{direction}_{name}": np.asarray(value)
-                      for direction in ("forward", "reverse")
-                      for name, value in integral[direction].to_dataset().data_vars.items()})
+        stats.append(
+            {
+                f"{direction}_{name}": np.asarray(value)
+                for direction in ("forward", "reverse")
+                for name, value in integral[direction].to_dataset().data_vars.items()
+            }
+        )
         plans.append({str(name): np.asarray(value) for name, value in integral["plan"].to_dataset().data_vars.items()})
     lower_i, upper_i = (np.asarray(bounds[name]) if name in bounds else None for name in ("lower_i", "upper_i"))
     for name in ("latent", "data", "terms"):
@@ -70,8 +79,12 @@ def _attributes(result: MIBounds) -> dict[str, Any]:
     record = {name: getattr(result, name) for name in _ATTRIBUTES}
     numbers = {name: getattr(result, name) for name in ("lower", "lower_se", "upper", "upper_se", "gap", "gap_se")}
     low, high = result.interval(0.95)
-    return {"numpyro_mi": json.dumps(record), "units": "nats", "interval_95": [low, high],
-            **{name: value for name, value in numbers.items() if value is not None}}
+    return {
+        "numpyro_mi": json.dumps(record),
+        "units": "nats",
+        "interval_95": [low, high],
+        **{name: value for name, value in numbers.items() if value is not None},
+    }
 
 
 def _dataset(arrays: dict[str, np.ndarray]) -> xr.Dataset:

@@ -73,7 +73,12 @@ class Pilot(NamedTuple):
 
 
 def tune(
-    programs: IntegralPrograms, constants: Any, kernel: Any, betas: np.ndarray, dimension: int, pilot: Pilot,
+    programs: IntegralPrograms,
+    constants: Any,
+    kernel: Any,
+    betas: np.ndarray,
+    dimension: int,
+    pilot: Pilot,
     report: Callable[[str], None],
 ) -> tuple[Plan, dict[str, int]]:
     """Choose what the user left open.
@@ -102,7 +107,14 @@ def tune(
     moves = max(1, -(-_MIN_SWEEP_MOVES // (len(coarse) - 2)))
     given = None if mass is None else jnp.asarray(mass)
     steps, masses, gradients = _sweep(
-        programs, kernel, moves, step_size is None, constants, jnp.asarray(coarse[1:-1]), pilot, given,
+        programs,
+        kernel,
+        moves,
+        step_size is None,
+        constants,
+        jnp.asarray(coarse[1:-1]),
+        pilot,
+        given,
         jnp.asarray(kernel.max_step_size / 2 if step_size is None else step_size),
     )
     cost["forward"] += int(gradients)
@@ -137,7 +149,9 @@ def _pilot_gaps(programs, kernel, constants, paths, pilot):
         exact = flatten(point)
         randomness = keyed_randomness(target, kernel, key, exact)
         zero = jnp.asarray(0)
-        forward = forward_chain(target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t))
+        forward = forward_chain(
+            target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t)
+        )
         reverse = reverse_chain(target, kernel, path, exact, lambda t: randomness.noise(REVERSE, zero, t))
         return reverse.log_weight - forward.log_weight, forward.num_grad, reverse.num_grad
 
@@ -175,8 +189,12 @@ def _sweep(programs, kernel, moves, adapt, constants, betas, pilot, mass, step_s
         def transition(carry, move):
             state, log_step = carry
             settings = StepSettings(beta, jnp.exp(log_step), inverse_mass)
-            state, info = on_all(lambda target, randomness, k, state: kernel.forward(
-                target, state, settings, randomness.noise(FORWARD, k, step * moves + move)), state)
+            state, info = on_all(
+                lambda target, randomness, k, state: kernel.forward(
+                    target, state, settings, randomness.noise(FORWARD, k, step * moves + move)
+                ),
+                state,
+            )
             if adapt:
                 log_step = log_step + info.accept_prob.mean() - kernel.target_accept_prob
                 log_step = jnp.clip(log_step, *jnp.log(kernel.max_step_size * jnp.array([_SMALLEST_STEP, 1.0])))

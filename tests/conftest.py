@@ -21,8 +21,11 @@ def exact_pointwise():
         staged = stage_model(joint, decomposition)
         key = jax.random.fold_in(jax.random.key(rng_key), driver._JOINT)
         draws = joint_draws(staged.draw, key, count)
-        log_marginal = jax.vmap(lambda values: task.log_marginal({name: values[name] for name in joint.data}))(draws.values)
-        return (sum(sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in decomposition.exact)
-                - np.asarray(log_marginal, np.float64))
+        log_marginal = jax.vmap(lambda values: task.log_marginal({name: values[name] for name in joint.data}))(
+            draws.values
+        )
+        return sum(
+            sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in decomposition.exact
+        ) - np.asarray(log_marginal, np.float64)
 
     return compute

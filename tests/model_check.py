@@ -63,8 +63,9 @@ def check(case, rtol=1e-9, atol=1e-8):
                 if where == "exact":
                     pairs["ratio"] = (ratio, sum(by_site[name] for name in set(term.factors) & set(others)))
             maps = {name: biject_to(trace[name]["fn"].support) for name in term.integrated}
-            jacobian = sum(map_.log_abs_det_jacobian(point[name], draw.values[name]).sum()
-                           for name, map_ in maps.items())
+            jacobian = sum(
+                map_.log_abs_det_jacobian(point[name], draw.values[name]).sum() for name, map_ in maps.items()
+            )
             pairs["by hand"] = (pairs["potential exact"][0], total - unused + jacobian)
         return draw.values, pairs
 

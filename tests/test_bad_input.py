@@ -165,33 +165,50 @@ BAD_MODELS = {
     "missing_data": (pair, {"data": "y"}, "data names 'y', which is not a site of the model.*are 'z', 'x'"),
     "plate": (subsampled, {"data": "N"}, "data names 'N', which is a plate and not a random site"),
     "reparam": (reparametrised, {}, "'z' is deterministic here, a function of 'z_decentered'.*pass the model without"),
-    "reparam_outside": (handlers.reparam(prior(Normal(0, 2)), config={"z": LocScaleReparam(0)}), {},
-                        "'z' is deterministic here.*another quantity unless location and scale are constants"),
+    "reparam_outside": (
+        handlers.reparam(prior(Normal(0, 2)), config={"z": LocScaleReparam(0)}),
+        {},
+        "'z' is deterministic here.*another quantity unless location and scale are constants",
+    ),
     "empty": (pair, {"latent": []}, "latent is empty: name at least one site"),
     "empty_name": (pair, {"data": ""}, "data is empty: name at least one site"),
     "overlap": (pair, {"data": ["x", "z"]}, "'z' are in both latent and data: a site belongs to one group"),
     "repeated": (pair, {"latent": ["z", "z"]}, "latent names a site twice"),
     "deterministic": (deterministic_data, {}, "data site 'x' is deterministic and has no density: name the random"),
-    "upstream": (in_turn(("x", lambda _: Normal(0, 1)), ("z", lambda x: Normal(x, 1))), {},
-                 f"data site 'x' is an ancestor of latent 'z', which would have to be annealed: {TWICE}"),
-    "upstream_of_nuisance": (in_turn(("x", lambda _: Normal(0, 1)), ("w", lambda x: Normal(x, 1)),
-                                     ("z", lambda w: Normal(w, 1))), {}, TWICE),
+    "upstream": (
+        in_turn(("x", lambda _: Normal(0, 1)), ("z", lambda x: Normal(x, 1))),
+        {},
+        f"data site 'x' is an ancestor of latent 'z', which would have to be annealed: {TWICE}",
+    ),
+    "upstream_of_nuisance": (
+        in_turn(("x", lambda _: Normal(0, 1)), ("w", lambda x: Normal(x, 1)), ("z", lambda w: Normal(w, 1))),
+        {},
+        TWICE,
+    ),
     "feedback": (in_scan(lambda x: Normal(x, 1), feedback=True), {}, f"'x' is an ancestor of latent 'z'.*{TOO_MANY}"),
     "feedback_swapped": (in_scan(lambda x: Normal(x, 1), feedback=True), {"latent": "x", "data": "z"}, TOO_MANY),
-    "evidence": (evidence, {"model_kwargs": {"y": 1.0}},
-                 "'y' is observed, is not in data, and depends on 'z'.*Name it in data, or call the model without"),
+    "evidence": (
+        evidence,
+        {"model_kwargs": {"y": 1.0}},
+        "'y' is observed, is not in data, and depends on 'z'.*Name it in data, or call the model without",
+    ),
     "integral": (nuisance, {}, r"p\(x \| z\) is an integral over 'w'.*latent=\['z', 'w'\]"),
     "delta": (prior(dist.Delta(0.0)), {}, NO_DENSITY),
     "delta_expanded": (prior(dist.Delta(0.0).expand([3])), {}, NO_DENSITY),
     "delta_event": (prior(dist.Delta(jnp.zeros(3)).to_event(1)), {}, NO_DENSITY),
     "delta_inside": (prior(BOUGHT), {}, NO_DENSITY),
     "delta_in_scan": (in_scan(dist.Delta), {}, NO_DENSITY),
-    "censored": (in_turn(("z", lambda _: Normal(0, 1)),
-                         ("x", lambda z: dist.LeftCensoredDistribution(Normal(z, 1), 1))), {},
-                 "'x' has a LeftCensoredDistribution, whose draws do not follow its log_prob.*the distribution inside"),
+    "censored": (
+        in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: dist.LeftCensoredDistribution(Normal(z, 1), 1))),
+        {},
+        "'x' has a LeftCensoredDistribution, whose draws do not follow its log_prob.*the distribution inside",
+    ),
     "polya_gamma": (prior(dist.TruncatedPolyaGamma()), {}, "'z' has a TruncatedPolyaGamma.*do not follow its log_prob"),
-    "improper": (prior(dist.ImproperUniform(constraints.real, (), ())), {},
-                 "'z' is improper.*must be a proper distribution"),
+    "improper": (
+        prior(dist.ImproperUniform(constraints.real, (), ())),
+        {},
+        "'z' is improper.*must be a proper distribution",
+    ),
     "improper_in_scan": (in_scan(lambda _: dist.ImproperUniform(constraints.real, (), ())), {}, "'z' is improper"),
     "discrete": (prior(dist.Poisson(3.0)), {}, r"'z' is discrete \(Poisson\).*cannot be annealed by gradients"),
     "discrete_event": (prior(dist.Bernoulli(0.5).expand([3]).to_event(1)), {}, "'z' is discrete"),
@@ -206,8 +223,11 @@ BAD_MODELS = {
     "masked_latent": (handlers.mask(pair, mask=False), {}, "latent 'z' is masked.*not the one it is drawn from"),
     "mask_by_latent": (masked(lambda z: jnp.stack([z > 0, z < 0])), {}, "the mask depends on 'z'.*Use a mask that is"),
     "mask_with_child": (masked(child=True), {"data": ["x", "y"]}, "'y' is computed from its values"),
-    "mask_in_walk": (handlers.mask(in_scan(lambda x: Normal(x, 1), feedback=True), mask=False),
-                     {"latent": "x", "data": "z"}, "masked"),
+    "mask_in_walk": (
+        handlers.mask(in_scan(lambda x: Normal(x, 1), feedback=True), mask=False),
+        {"latent": "x", "data": "z"},
+        "masked",
+    ),
     "obs_mask": (obs_mask, {"model_args": (DATA,)}, "'x' is split by obs_mask=.*use handlers.mask to leave cells out"),
     "reads_data": (autoregression, {"model_args": (DATA,)}, "reads its data argument 'x' outside obs=.*scan on the"),
     "reads_keyword": (autoregression, {"model_kwargs": {"x": DATA}}, "reads its data argument 'x' outside obs="),
@@ -220,10 +240,13 @@ BAD_MODELS = {
     "prng_key": (hidden_randomness, {}, "site.s. 'x' depends on random numbers that are no site"),
     "hidden_site": (handlers.block(nuisance, hide=["w"]), {}, "'x' depends on random numbers.*handlers.block"),
     "no_parameter": (with_param, {}, "'weight' of the model have no value, only an initial one: pass the fitted"),
-    "wrong_parameter": (with_param, {"params": {"weigth": 1.0}},
-                        r"params holds 'weigth'.*did you mean 'weight'\?.*pass those only"),
+    "wrong_parameter": (
+        with_param,
+        {"params": {"weigth": 1.0}},
+        r"params holds 'weigth'.*did you mean 'weight'\?.*pass those only",
+    ),
     "parameters_of_none": (pair, {"params": {"w": 1.0}}, "params holds 'w'.*It has no parameters"),
-    "raises": (raises, {}, "the model raised KeyError while it was traced: \"the model's own words\""),
+    "raises": (raises, {}, 'the model raised KeyError while it was traced: "the model\'s own words"'),
     "no_gradient": (no_gradient, {}, "no gradient with respect to 'z'.*while_loop"),
 }
 
@@ -263,8 +286,12 @@ GOOD_MODELS = {
     "constant_site": (handlers.condition(nuisance, {"w": 1.0}), {}),
     "evidence_as_data": (evidence, {"data": ["x", "y"], "model_kwargs": {"y": 1.0}}),
     "parameter": (with_param, {"params": {"weight": 2.0}}),
-    "discrete_nuisance_below": (in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: Normal(z, 1)),
-                                        ("n", lambda x: dist.Poisson(jnp.exp(x)))), {}),
+    "discrete_nuisance_below": (
+        in_turn(
+            ("z", lambda _: Normal(0, 1)), ("x", lambda z: Normal(z, 1)), ("n", lambda x: dist.Poisson(jnp.exp(x)))
+        ),
+        {},
+    ),
     "full_subsample": (lambda: (numpyro.plate("N", 3, subsample_size=3), pair()), {}),
 }
 
@@ -289,11 +316,21 @@ def flawed(z):
     return Flawed(z, 1.0)
 
 
-@pytest.mark.parametrize("model, message", [
-    (prior(dist.Gamma(0.01, 1.0)), "of site 'z' is not finite at .* own draws .above 1 in 1,000.*Use jax.enable_x64"),
-    (in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: Normal(0, jnp.sqrt(z)))), "of site 'x' is not finite at"),
-    (in_turn(("z", lambda _: Normal(0, 1)), ("x", flawed)), "of site 'x' is NaN or .inf at .* prior draws"),
-], ids=["own_point", "own_density", "prior_draw"])
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (
+            prior(dist.Gamma(0.01, 1.0)),
+            "of site 'z' is not finite at .* own draws .above 1 in 1,000.*Use jax.enable_x64",
+        ),
+        (
+            in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: Normal(0, jnp.sqrt(z)))),
+            "of site 'x' is not finite at",
+        ),
+        (in_turn(("z", lambda _: Normal(0, 1)), ("x", flawed)), "of site 'x' is NaN or .inf at .* prior draws"),
+    ],
+    ids=["own_point", "own_density", "prior_draw"],
+)
 def test_bad_draws(model, message):
     with pytest.raises(ValueError, match=message):
         bounds(model, method=TINY, num_samples=64)

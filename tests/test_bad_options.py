@@ -40,13 +40,19 @@ BAD_OPTIONS = {
     "unknown": ({"num_sample": 3}, TypeError, r"mi_bounds\(\) got an unexpected keyword argument 'num_sample'"),
     "method_class": ({"method": AIS}, TypeError, r"method must be AIS\(...\) or None, got <class"),
     "method": ({"method": IM()}, TypeError, r"method must be AIS\(...\) or None, got IM"),
-    **{f"rng_key_{i}": ({"rng_key": key}, TypeError, "(?i)key") for i, key in enumerate(
-        ["a", 1.5, True, np.zeros(2), np.zeros(3, np.uint32), np.zeros((2, 2), np.uint32)])},
+    **{
+        f"rng_key_{i}": ({"rng_key": key}, TypeError, "(?i)key")
+        for i, key in enumerate(["a", 1.5, True, np.zeros(2), np.zeros(3, np.uint32), np.zeros((2, 2), np.uint32)])
+    },
     "rng_keys": ({"rng_key": jax.random.split(jax.random.key(0))}, TypeError, "rng_key must be a JAX random key"),
-    **{f"num_samples_{n}": ({"num_samples": n}, ValueError, "num_samples must be an integer of at least 2, got")
-       for n in [*BAD_COUNTS, 1]},
-    **{f"batch_size_{n}": ({"batch_size": n}, ValueError, "batch_size must be an integer of at least 1, got")
-       for n in BAD_COUNTS},
+    **{
+        f"num_samples_{n}": ({"num_samples": n}, ValueError, "num_samples must be an integer of at least 2, got")
+        for n in [*BAD_COUNTS, 1]
+    },
+    **{
+        f"batch_size_{n}": ({"batch_size": n}, ValueError, "batch_size must be an integer of at least 1, got")
+        for n in BAD_COUNTS
+    },
 }
 
 
@@ -57,11 +63,14 @@ def test_bad_option(name):
         mi_bounds(pair, **{"latent": "z", "data": "x", **options})
 
 
-@pytest.mark.parametrize("model, options, message", [
-    (3, {}, r"model must be a NumPyro model \(a callable\), got int"),
-    (lagged, {}, r"missing a required argument: 'x'. Its signature is \(x\)"),
-    (functools.partial(pair, 1.0), {"model_args": (2.0,)}, r"too many positional arguments. Its signature is \(\)"),
-])
+@pytest.mark.parametrize(
+    "model, options, message",
+    [
+        (3, {}, r"model must be a NumPyro model \(a callable\), got int"),
+        (lagged, {}, r"missing a required argument: 'x'. Its signature is \(x\)"),
+        (functools.partial(pair, 1.0), {"model_args": (2.0,)}, r"too many positional arguments. Its signature is \(\)"),
+    ],
+)
 def test_bad_call(model, options, message):
     with pytest.raises(TypeError, match=message):
         mi_bounds(model, "z", "x", **options)
@@ -70,34 +79,60 @@ def test_bad_call(model, options, message):
 RISE = "must rise strictly from exactly 0 to exactly 1; got values from"
 KERNEL = r"kernel must be AnnealedHMC\(...\) or NumPyro's HMC\(model, ...\) or NUTS.*got {}: other kernels keep values"
 BAD_METHODS = {
-    **{f"{name}_{value}": (AIS, {name: value}, ValueError, f"AIS needs {name}, a positive integer, got")
-       for name in ("num_temperatures", "num_particles") for value in BAD_COUNTS},
-    **{f"num_steps_{value}": (AnnealedHMC, {"num_steps": value}, ValueError, "num_steps, a positive integer")
-       for value in BAD_COUNTS},
+    **{
+        f"{name}_{value}": (AIS, {name: value}, ValueError, f"AIS needs {name}, a positive integer, got")
+        for name in ("num_temperatures", "num_particles")
+        for value in BAD_COUNTS
+    },
+    **{
+        f"num_steps_{value}": (AnnealedHMC, {"num_steps": value}, ValueError, "num_steps, a positive integer")
+        for value in BAD_COUNTS
+    },
     "step_size": (AnnealedHMC, {"step_size": -1.0}, ValueError, r"positive step_size or None \(tuned\), got -1"),
     "mass": (AnnealedHMC, {"inverse_mass": (1.0, -1.0)}, ValueError, "positive finite inverse_mass"),
-    **{f"schedule_{i}": (AIS, {"schedule": values}, ValueError, RISE) for i, values in enumerate(
-        [[0, 0.5, 0.5, 1], [0, 1, 0.5], [0.1, 1], [0, 0.9], [0, float("nan"), 1], [0, -0.5, 1], [0, 1e-60, 1]])},
+    **{
+        f"schedule_{i}": (AIS, {"schedule": values}, ValueError, RISE)
+        for i, values in enumerate(
+            [[0, 0.5, 0.5, 1], [0, 1, 0.5], [0.1, 1], [0, 0.9], [0, float("nan"), 1], [0, -0.5, 1], [0, 1e-60, 1]]
+        )
+    },
     "schedule_matrix": (AIS, {"schedule": [[0, 1]]}, ValueError, r"one dimension.*got shape \(1, 2\)"),
     "schedule_point": (AIS, {"schedule": [1.0]}, ValueError, "at least the two values 0 and 1"),
-    "schedule_length": (AIS, {"schedule": [0, 0.5, 1], "num_temperatures": 3}, ValueError,
-                        "has 3 values, so num_temperatures must be 2"),
+    "schedule_length": (
+        AIS,
+        {"schedule": [0, 0.5, 1], "num_temperatures": 3},
+        ValueError,
+        "has 3 values, so num_temperatures must be 2",
+    ),
     "schedule_rule": (AIS, {"schedule": lambda n: np.ones(3)}, ValueError, r"must return .* = 201 values, got shape"),
     "schedule_underflow": (AIS, {"schedule": PowerSchedule(50.0)}, ValueError, RISE),
-    **{f"schedule_{value}": (AIS, {"schedule": value}, TypeError, r"schedule must be a rule such as PowerSchedule\(4\)")
-       for value in ("abc", None, PowerSchedule, LinearSchedule)},
+    **{
+        f"schedule_{value}": (
+            AIS,
+            {"schedule": value},
+            TypeError,
+            r"schedule must be a rule such as PowerSchedule\(4\)",
+        )
+        for value in ("abc", None, PowerSchedule, LinearSchedule)
+    },
     "exponent": (PowerSchedule, {"exponent": 0}, ValueError, "positive finite exponent, got 0"),
     "radius": (SigmoidSchedule, {"radius": -1}, ValueError, "positive finite radius, got -1"),
     "scheme": (AIS, {"scheme": CR}, TypeError, r"scheme must be IM\(\), CR\(\) or IR\(posterior_sampler\), got <class"),
     "sampler": (IR, {"posterior_sampler": 3}, TypeError, "IR needs posterior_sampler, a callable"),
-    **{f"kernel_{kernel.__name__}": (AIS, {"kernel": kernel}, TypeError, KERNEL.format(kernel.__name__))
-       for kernel in (HMC, NUTS, AnnealedHMC)},
+    **{
+        f"kernel_{kernel.__name__}": (AIS, {"kernel": kernel}, TypeError, KERNEL.format(kernel.__name__))
+        for kernel in (HMC, NUTS, AnnealedHMC)
+    },
     "kernel_name": (AIS, {"kernel": "HMC"}, TypeError, KERNEL.format("str")),
     "barker": (AIS, {"kernel": BarkerMH(pair)}, TypeError, KERNEL.format("BarkerMH")),
     "sa": (AIS, {"kernel": SA(pair)}, TypeError, KERNEL.format("SA")),
     "potential": (AIS, {"kernel": NUTS(potential_fn=jnp.sum)}, ValueError, r"potential_fn=.*build it as NUTS\(model"),
-    "heuristic": (AIS, {"kernel": HMC(pair, find_heuristic_step_size=True)}, ValueError,
-                  "find_heuristic_step_size=True, which looks at the scored point and voids the bounds: leave it"),
+    "heuristic": (
+        AIS,
+        {"kernel": HMC(pair, find_heuristic_step_size=True)},
+        ValueError,
+        "find_heuristic_step_size=True, which looks at the scored point and voids the bounds: leave it",
+    ),
 }
 
 

@@ -93,7 +93,6 @@ class Small:
         return 0.5 * np.linalg.slogdet(np.eye(2) + self.loadings.T @ self.loadings / self.noise**2)[1]
 
 
-
 SMALL = Small()
 SCHEMES = {"IM": IM(), "CR": CR(), "IR": IR(posterior_sampler)}
 SCHEDULES = {"linear": LinearSchedule(), "sigmoid": SigmoidSchedule(5.0), "array": np.linspace(0, 1, 41) ** 3}
@@ -134,8 +133,15 @@ def test_an_inexact_posterior_sampler_is_refused():
 KERNELS = {
     "HMC": lambda: HMC(SMALL.model, num_steps=3, trajectory_length=None),
     "HMC, trajectory": lambda: HMC(SMALL.model, trajectory_length=1.2),
-    "HMC, frozen": lambda: HMC(SMALL.model, num_steps=3, trajectory_length=None, step_size=0.3, adapt_step_size=False,
-                               adapt_mass_matrix=False, inverse_mass_matrix=np.full(2, 0.3)),
+    "HMC, frozen": lambda: HMC(
+        SMALL.model,
+        num_steps=3,
+        trajectory_length=None,
+        step_size=0.3,
+        adapt_step_size=False,
+        adapt_mass_matrix=False,
+        inverse_mass_matrix=np.full(2, 0.3),
+    ),
     "NUTS": lambda: NUTS(SMALL.model, max_tree_depth=4),
     "NUTS, dense": lambda: NUTS(SMALL.model, max_tree_depth=4, dense_mass=True),
     "AnnealedHMC, frozen": lambda: AnnealedHMC(num_steps=4, step_size=0.3, inverse_mass=(0.2, 0.2)),

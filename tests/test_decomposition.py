@@ -24,7 +24,7 @@ class BinaryGraph:
         edges = np.tril(rng.random((NUM_SITES, NUM_SITES)) < rng.uniform(0.15, 0.6), -1)
         self.parents = {site: frozenset(np.array(SITES)[edges[i]].tolist()) for i, site in enumerate(SITES)}
         shuffled, (first, second) = rng.permutation(SITES).tolist(), sorted(rng.integers(1, NUM_SITES, 2))
-        self.latent, self.data = tuple(shuffled[:first]), tuple(shuffled[first:max(second, first + 1)])
+        self.latent, self.data = tuple(shuffled[:first]), tuple(shuffled[first : max(second, first + 1)])
         # p[i] is p(site i | its parents) as a table over all six sites.
         self.p = {}
         for i, site in enumerate(SITES):
@@ -94,26 +94,28 @@ def integral(sign, integrated, factors):
     return LogMarginal(sign, tuple(integrated), tuple(factors))
 
 
-@pytest.mark.parametrize("edges, latent, data, exact, integrals", [
-    ("z>x", "z", "x", [(1, "x")], [integral(-1, "z", "zx")]),
-    # A latent further up is integrated with z; p(z) itself is never needed.
-    ("h>z z>x", "z", "x", [(1, "x")], [integral(-1, "hz", "hzx")]),
-    ("g>h h>z z>x", "z", "x", [(1, "x")], [integral(-1, "ghz", "ghzx")]),
-    # A latent beside z makes the likelihood an integral as well.
-    ("z>x w>x", "z", "x", [], [integral(1, "w", "xw"), integral(-1, "zw", "zxw")]),
-    ("z>h h>x", "z", "x", [], [integral(1, "h", "hx"), integral(-1, "zh", "zhx")]),
-    # What is below both is not needed.
-    ("z>x x>n z>n", "z", "x", [(1, "x")], [integral(-1, "z", "zx")]),
-    ("z>c x>c", "z", "x", [], []),
-    # The other way round: x is upstream, and integrated.
-    ("x>z", "z", "x", [(1, "z")], [integral(-1, "x", "xz")]),
-    # Independent parts stay apart, and cancel where they say nothing.
-    ("z>x y>w", "zy", "xw", [(1, "x"), (1, "w")], [integral(-1, "z", "zx"), integral(-1, "y", "yw")]),
-    ("z>x y>w", "zy", "x", [(1, "x")], [integral(-1, "z", "zx")]),
-    ("z>x z>y", "z", "xy", [(1, "x"), (1, "y")], [integral(-1, "z", "zxy")]),
-    ("h>z h>x", "z", "x", [],
-     [integral(1, "h", "hzx"), integral(-1, "h", "hz"), integral(-1, "h", "hx")]),
-])
+@pytest.mark.parametrize(
+    "edges, latent, data, exact, integrals",
+    [
+        ("z>x", "z", "x", [(1, "x")], [integral(-1, "z", "zx")]),
+        # A latent further up is integrated with z; p(z) itself is never needed.
+        ("h>z z>x", "z", "x", [(1, "x")], [integral(-1, "hz", "hzx")]),
+        ("g>h h>z z>x", "z", "x", [(1, "x")], [integral(-1, "ghz", "ghzx")]),
+        # A latent beside z makes the likelihood an integral as well.
+        ("z>x w>x", "z", "x", [], [integral(1, "w", "xw"), integral(-1, "zw", "zxw")]),
+        ("z>h h>x", "z", "x", [], [integral(1, "h", "hx"), integral(-1, "zh", "zhx")]),
+        # What is below both is not needed.
+        ("z>x x>n z>n", "z", "x", [(1, "x")], [integral(-1, "z", "zx")]),
+        ("z>c x>c", "z", "x", [], []),
+        # The other way round: x is upstream, and integrated.
+        ("x>z", "z", "x", [(1, "z")], [integral(-1, "x", "xz")]),
+        # Independent parts stay apart, and cancel where they say nothing.
+        ("z>x y>w", "zy", "xw", [(1, "x"), (1, "w")], [integral(-1, "z", "zx"), integral(-1, "y", "yw")]),
+        ("z>x y>w", "zy", "x", [(1, "x")], [integral(-1, "z", "zx")]),
+        ("z>x z>y", "z", "xy", [(1, "x"), (1, "y")], [integral(-1, "z", "zxy")]),
+        ("h>z h>x", "z", "x", [], [integral(1, "h", "hzx"), integral(-1, "h", "hz"), integral(-1, "h", "hx")]),
+    ],
+)
 def test_known_pieces(edges, latent, data, exact, integrals):
     pieces = split(edges, latent, data)
     assert sorted(pieces.exact) == sorted(exact) and sorted(pieces.integrals) == sorted(integrals)
@@ -170,8 +172,7 @@ def test_state_space_model():
 
         scan(step, 0.0, None, length=3)
 
-    assert joint_model(model, "h", "x").parents == {
-        "z": frozenset(), "h": frozenset("z"), "x": frozenset("h")}
+    assert joint_model(model, "h", "x").parents == {"z": frozenset(), "h": frozenset("z"), "x": frozenset("h")}
     assert decomposed(model, "h") == Decomposition(((1, "x"),), (LogMarginal(-1, ("z", "h"), ("z", "h", "x")),))
 
 

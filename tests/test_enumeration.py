@@ -145,7 +145,9 @@ def evidence(scheme, problem, *, particles=2, exact=0.0, base=(), target=(), for
     bases = jnp.concatenate([jnp.asarray(base, float).ravel(), jnp.zeros(particles)])
     targets = jnp.concatenate([jnp.asarray(target, float).ravel(), jnp.zeros(particles)])
     randomness = Randomness(lambda k: bases[k][None], lambda k: targets[k][None], lambda d, k, t: noises[d][k, t - 1])
-    return scheme.evidence(annealed, kernel or TableKernel(), path, jnp.asarray(exact, float)[None], particles, randomness)
+    return scheme.evidence(
+        annealed, kernel or TableKernel(), path, jnp.asarray(exact, float)[None], particles, randomness
+    )
 
 
 def elbo_expectation(scheme, x, kind, transform):
@@ -154,15 +156,33 @@ def elbo_expectation(scheme, x, kind, transform):
     prior, posterior = starts(PRIOR), starts(POSTERIOR[x])
     ahead, back = chain_noise(setup[2], 0), chain_noise(setup[2], 1)
     if isinstance(scheme, IM):
-        return expect(lambda y, f, y2, f2: transform(evidence(scheme, setup, base=(y, y2), forward=(f, f2)).elbo),
-                      prior, ahead, prior, ahead)
+        return expect(
+            lambda y, f, y2, f2: transform(evidence(scheme, setup, base=(y, y2), forward=(f, f2)).elbo),
+            prior,
+            ahead,
+            prior,
+            ahead,
+        )
     if isinstance(scheme, CR):  # reverse particles 0, 1 start at the exact draw, particle 2 at the forward end
-        return expect(lambda y, f, r: transform(evidence(
-            scheme, setup, base=(y,), forward=(f,), reverse=(jnp.full(2, 0.5), jnp.full(2, 0.5), r)).elbo),
-            prior, ahead, back)
-    return expect(lambda y, f, z, r: transform(evidence(
-        scheme, setup, base=(y,), forward=(f,), target=(jnp.zeros(()), z), reverse=(jnp.full(2, 0.5), r)).elbo),
-        prior, ahead, posterior, back)
+        return expect(
+            lambda y, f, r: transform(
+                evidence(scheme, setup, base=(y,), forward=(f,), reverse=(jnp.full(2, 0.5), jnp.full(2, 0.5), r)).elbo
+            ),
+            prior,
+            ahead,
+            back,
+        )
+    return expect(
+        lambda y, f, z, r: transform(
+            evidence(
+                scheme, setup, base=(y,), forward=(f,), target=(jnp.zeros(()), z), reverse=(jnp.full(2, 0.5), r)
+            ).elbo
+        ),
+        prior,
+        ahead,
+        posterior,
+        back,
+    )
 
 
 def eubo_expectation(scheme, x, kind, transform):
@@ -171,37 +191,67 @@ def eubo_expectation(scheme, x, kind, transform):
     prior, posterior = starts(PRIOR), starts(POSTERIOR[x])
     ahead, back = chain_noise(setup[2], 0), chain_noise(setup[2], 1)
     if isinstance(scheme, IM):  # the forward particle that joins the reverse chain is particle 1
-        return expect(lambda z, r, y, f: transform(evidence(
-            scheme, setup, exact=z, reverse=(r,), base=(jnp.zeros(()), y), forward=(jnp.full(2, 0.5), f)).eubo),
-            posterior, back, prior, ahead)
+        return expect(
+            lambda z, r, y, f: transform(
+                evidence(
+                    scheme, setup, exact=z, reverse=(r,), base=(jnp.zeros(()), y), forward=(jnp.full(2, 0.5), f)
+                ).eubo
+            ),
+            posterior,
+            back,
+            prior,
+            ahead,
+        )
     if isinstance(scheme, CR):
-        return expect(lambda z, r, r2: transform(evidence(scheme, setup, exact=z, reverse=(r, r2)).eubo),
-                      posterior, back, back)
-    return expect(lambda z, r, z2, r2: transform(evidence(
-        scheme, setup, exact=z, target=(jnp.zeros(()), z2), reverse=(r, r2)).eubo), posterior, back, posterior, back)
+        return expect(
+            lambda z, r, r2: transform(evidence(scheme, setup, exact=z, reverse=(r, r2)).eubo), posterior, back, back
+        )
+    return expect(
+        lambda z, r, z2, r2: transform(
+            evidence(scheme, setup, exact=z, target=(jnp.zeros(()), z2), reverse=(r, r2)).eubo
+        ),
+        posterior,
+        back,
+        posterior,
+        back,
+    )
 
 
 def single_chain(x, kind, transform_forward=None, transform_reverse=None, kernel=None):
     setup = problem(x, kind)
     if transform_forward is not None:
-        return expect(lambda y, f: transform_forward(evidence(
-            IM(), setup, particles=1, base=(y,), forward=(f,), kernel=kernel).elbo), starts(PRIOR), chain_noise(setup[2], 0))
-    return expect(lambda z, r: transform_reverse(evidence(
-        IM(), setup, particles=1, exact=z, reverse=(r,), kernel=kernel).eubo), starts(POSTERIOR[x]), chain_noise(setup[2], 1))
+        return expect(
+            lambda y, f: transform_forward(
+                evidence(IM(), setup, particles=1, base=(y,), forward=(f,), kernel=kernel).elbo
+            ),
+            starts(PRIOR),
+            chain_noise(setup[2], 0),
+        )
+    return expect(
+        lambda z, r: transform_reverse(evidence(IM(), setup, particles=1, exact=z, reverse=(r,), kernel=kernel).eubo),
+        starts(POSTERIOR[x]),
+        chain_noise(setup[2], 1),
+    )
 
 
 def bounds(lower_evidence, upper_evidence):
     """Mutual information bounds from E[elbo] and E[eubo] by x."""
-    return (EXPECTED_LOG_LIKELIHOOD - sum(EVIDENCE[x] * upper_evidence(x) for x in (0, 1)),
-            EXPECTED_LOG_LIKELIHOOD - sum(EVIDENCE[x] * lower_evidence(x) for x in (0, 1)))
+    return (
+        EXPECTED_LOG_LIKELIHOOD - sum(EVIDENCE[x] * upper_evidence(x) for x in (0, 1)),
+        EXPECTED_LOG_LIKELIHOOD - sum(EVIDENCE[x] * lower_evidence(x) for x in (0, 1)),
+    )
 
 
 SCHEMES = {"IM": IM(), "CR": CR(), "IR": IR(lambda key, data: {})}
 VALUES = {
-    ("reversible", "AIS"): (0.091098, 0.527594), ("reversible", "IM"): (0.186903, 0.383583),
-    ("reversible", "CR"): (0.113450, 0.495529), ("reversible", "IR"): (0.151049, 0.431788),
-    ("reversed", "AIS"): (0.139825, 0.446262), ("reversed", "IM"): (0.209743, 0.350983),
-    ("reversed", "CR"): (0.164900, 0.413652), ("reversed", "IR"): (0.190669, 0.376343),
+    ("reversible", "AIS"): (0.091098, 0.527594),
+    ("reversible", "IM"): (0.186903, 0.383583),
+    ("reversible", "CR"): (0.113450, 0.495529),
+    ("reversible", "IR"): (0.151049, 0.431788),
+    ("reversed", "AIS"): (0.139825, 0.446262),
+    ("reversed", "IM"): (0.209743, 0.350983),
+    ("reversed", "CR"): (0.164900, 0.413652),
+    ("reversed", "IR"): (0.190669, 0.376343),
 }
 
 
@@ -231,8 +281,10 @@ def test_values_in_nats(kind, name):
     if name == "AIS":
         found = bounds(lambda x: single_chain(x, kind, lambda v: v), lambda x: single_chain(x, kind, None, lambda v: v))
     else:
-        found = bounds(lambda x: elbo_expectation(SCHEMES[name], x, kind, lambda v: v),
-                       lambda x: eubo_expectation(SCHEMES[name], x, kind, lambda v: v))
+        found = bounds(
+            lambda x: elbo_expectation(SCHEMES[name], x, kind, lambda v: v),
+            lambda x: eubo_expectation(SCHEMES[name], x, kind, lambda v: v),
+        )
     np.testing.assert_allclose(found, VALUES[kind, name], atol=5.1e-7)
 
 
@@ -284,8 +336,12 @@ def test_one_temperature_from_the_prior():
 # Negative controls: invalid kernels, each failing its identity by exactly the stated amount.
 
 OWN_DIRECTION = {  # expected by x; what stays 1 needs no reversal
-    ("IM", "eubo"): (0.996936, 1.003897), ("CR", "elbo"): (1.002529, 0.995737), ("IR", "elbo"): (1.003228, 0.995535),
-    ("CR", "eubo"): (1.0, 1.0), ("IR", "eubo"): (1.0, 1.0), ("IM", "elbo"): (1.0, 1.0),
+    ("IM", "eubo"): (0.996936, 1.003897),
+    ("CR", "elbo"): (1.002529, 0.995737),
+    ("IR", "elbo"): (1.003228, 0.995535),
+    ("CR", "eubo"): (1.0, 1.0),
+    ("IR", "eubo"): (1.0, 1.0),
+    ("IM", "elbo"): (1.0, 1.0),
 }
 
 

@@ -9,11 +9,17 @@ ROOT = pathlib.Path(numpyro_mi.__file__).parent
 
 # Each room with the rooms it may use; what they use in turn is open to it as well.
 ROOMS = {
-    "targets": [], "schedules": [], "estimation": [], "environment": [], "progress": [], "tasks": [],
+    "targets": [],
+    "schedules": [],
+    "estimation": [],
+    "environment": [],
+    "progress": [],
+    "tasks": [],
     "kernels": ["targets"],
     "annealing": ["kernels"],
     "evidence": ["annealing", "schedules"],
-    "model.sites": [], "model.staging": [],
+    "model.sites": [],
+    "model.staging": [],
     "model.checks": ["model.sites"],
     "model.support": ["model.sites"],
     "model.trace": ["model.checks", "model.staging", "model.support"],
@@ -25,7 +31,8 @@ ROOMS = {
     "driver": ["evidence", "tuning", "preflight", "progress"],
     "config": ["evidence"],
     "results": ["estimation", "report", "storage"],
-    "report": ["results"], "storage": ["results"],
+    "report": ["results"],
+    "storage": ["results"],
     "plots": ["results"],
     "api": ["driver", "config", "environment", "results"],
 }
@@ -43,7 +50,9 @@ def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("numpyro_mi"):
-            names = [node.module] if node.module != "numpyro_mi" else [f"numpyro_mi.{alias.name}" for alias in node.names]
+            names = (
+                [node.module] if node.module != "numpyro_mi" else [f"numpyro_mi.{alias.name}" for alias in node.names]
+            )
             if node.module == "numpyro_mi.model":
                 names = [f"numpyro_mi.model.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -81,8 +90,11 @@ def test_rooms_are_acyclic():
 
 
 def test_every_module_has_a_room():
-    found = {room(".".join(["numpyro_mi", *path.relative_to(ROOT).with_suffix("").parts]))
-             for path in ROOT.rglob("*.py") if path.name != "__init__.py"}
+    found = {
+        room(".".join(["numpyro_mi", *path.relative_to(ROOT).with_suffix("").parts]))
+        for path in ROOT.rglob("*.py")
+        if path.name != "__init__.py"
+    }
     assert found == set(ROOMS)
 
 

@@ -128,8 +128,9 @@ def lax_control_flow(x=None):
 
 def branches():
     z = sample("z", dist.Normal(0, 1))
-    control_flow.cond(z > 0, lambda _: sample("x", dist.Normal(z + 3, 1)),
-                      lambda _: sample("x", dist.Normal(z - 3, 2)), None)
+    control_flow.cond(
+        z > 0, lambda _: sample("x", dist.Normal(z + 3, 1)), lambda _: sample("x", dist.Normal(z - 3, 2)), None
+    )
 
 
 def with_arguments(size, offset, wide, kind, x=None):
@@ -203,13 +204,15 @@ DIRICHLET = np.array([1, 2, 3]) / 6, np.array([5, 8, 9]) ** 0.5 / 252**0.5
 CASES = {
     "pair": Case(normal_pair, PAIR),
     "pair_with_values": Case(normal_pair, PAIR, args=(7.0,)),
-    "nested_plates": Case(nested_plates, {"a": (1, 1), "z": (1, 2**0.5), "x": (1, 3**0.5)}, ["a", "z"],
-                          kwargs={"x": np.ones((2, 3))}),
+    "nested_plates": Case(
+        nested_plates, {"a": (1, 1), "z": (1, 2**0.5), "x": (1, 3**0.5)}, ["a", "z"], kwargs={"x": np.ones((2, 3))}
+    ),
     "nuisance_upstream": Case(nested_plates, {"x": (1, 3**0.5)}),
     "matrices": Case(matrices, {"weights": DIRICHLET}, ["z", "chol", "scale", "weights"]),
     "several": Case(several, {"x": (0, 2**0.5), "y": (np.e, None)}, ["b", "a"], ["y", "x"]),
-    "constrained": Case(constrained, {"gamma": (2, 2**0.5), "beta": (0.4, 0.2), "u": (1, 1)},
-                        ["u", "beta", "gamma", "half_cauchy"]),
+    "constrained": Case(
+        constrained, {"gamma": (2, 2**0.5), "beta": (0.4, 0.2), "u": (1, 1)}, ["u", "beta", "gamma", "half_cauchy"]
+    ),
     "deterministic": Case(deterministic_between, {"x": (2, 17**0.5)}),
     "scope": Case(scoped, {"outer/z": (2, 2**0.5)}, ["outer/z", "outer/w"], args=(np.ones(2),)),
     "reparam": Case(reparametrised, {"theta_decentered": (0, 1)}, ["theta_decentered", "scale"], "x", (ONES,)),
@@ -220,13 +223,19 @@ CASES = {
     "positive_states": Case(positive_states, {"h": (np.array([2, 4, 8]), None)}, "h"),
     "lax_control_flow": Case(lax_control_flow, args=(1.0,)),
     "branches": Case(branches, {"x": (0, None)}),
-    "arguments": Case(with_arguments, {"z": (3, 2), "x": (3, 5**0.5)}, args=(4, np.float32(3)),
-                      kwargs={"wide": True, "kind": "probit", "x": np.zeros(4)}),
-    "indexed": Case(indexed, {"x": (np.array([0, 0, 5, 5, 0]), 2**0.5)},
-                    args=(np.array([0, 0, 1, 1, 0]), np.zeros(5))),
+    "arguments": Case(
+        with_arguments,
+        {"z": (3, 2), "x": (3, 5**0.5)},
+        args=(4, np.float32(3)),
+        kwargs={"wide": True, "kind": "probit", "x": np.zeros(4)},
+    ),
+    "indexed": Case(indexed, {"x": (np.array([0, 0, 5, 5, 0]), 2**0.5)}, args=(np.array([0, 0, 1, 1, 0]), np.zeros(5))),
     "same_array_twice": Case(same_array_twice, {"x": (1, 2**0.5)}, args=(ONES, ONES)),
-    "discrete": Case(discrete, {"poisson": (np.exp(0.5), None), "binomial": (2.5, None)},
-                     data=["poisson", "categorical", "binomial", "counts"]),
+    "discrete": Case(
+        discrete,
+        {"poisson": (np.exp(0.5), None), "binomial": (2.5, None)},
+        data=["poisson", "categorical", "binomial", "counts"],
+    ),
     "masked": Case(masked, {"x": (0, 2**0.5)}, args=(np.full(3, 9.0), np.array([True, False, True]))),
     "constants": Case(constants, {"z": (2, 1), "x": (3, 2**0.5)}),
     "param": Case(with_param, {"x": (0, 5**0.5)}, params={"w": 2 * ONES}),

@@ -37,8 +37,15 @@ def made(scheme="IM", lost=0, gap=1.0, seed=0, latent=("z",)):
     lower, upper = evidence_bounds(forward, reverse, scheme)
     exact = evidence[:, 0] + rng.normal(2.0, 1.0, DRAWS)
     stats = {"forward_log_weight": forward.astype(np.float32), "reverse_log_weight": reverse.astype(np.float32)}
-    return MIBounds(exact - upper, exact - lower, latent, ("x",), {"class": "AIS", "scheme": {"class": scheme}},
-                    stats=(stats,), plan=({},))
+    return MIBounds(
+        exact - upper,
+        exact - lower,
+        latent,
+        ("x",),
+        {"class": "AIS", "scheme": {"class": scheme}},
+        stats=(stats,),
+        plan=({},),
+    )
 
 
 def evidence_bounds(forward, reverse, scheme):
@@ -85,17 +92,31 @@ def overlaps(collection):
     """Pairs of texts that run into each other, and texts that leave the figure."""
     figure = collection.viz["figure"].item()
     figure.canvas.draw()
-    boxes = [(text, text.get_window_extent()) for text in figure.findobj(matplotlib.text.Text)
-             if text.get_text().strip() and text.get_visible()]
+    boxes = [
+        (text, text.get_window_extent())
+        for text in figure.findobj(matplotlib.text.Text)
+        if text.get_text().strip() and text.get_visible()
+    ]
     axes = [axis for plot in figure.axes for axis in (plot.xaxis, plot.yaxis)]
-    unseen = {tick.label1 for axis in axes for tick in axis.get_major_ticks()
-              if not axis.get_view_interval()[0] <= tick.get_loc() <= axis.get_view_interval()[1]}
+    unseen = {
+        tick.label1
+        for axis in axes
+        for tick in axis.get_major_ticks()
+        if not axis.get_view_interval()[0] <= tick.get_loc() <= axis.get_view_interval()[1]
+    }
     boxes = [(text.get_text(), box) for text, box in boxes if text not in unseen]
     limits = figure.bbox
-    outside = [name for name, box in boxes
-               if box.x0 < limits.x0 - 1 or box.x1 > limits.x1 + 1 or box.y0 < -1 or box.y1 > limits.y1 + 1]
-    pairs = [(a, b) for i, (a, box) in enumerate(boxes) for b, other in boxes[:i]
-             if box.shrunk(0.98, 0.9).overlaps(other.shrunk(0.98, 0.9))]
+    outside = [
+        name
+        for name, box in boxes
+        if box.x0 < limits.x0 - 1 or box.x1 > limits.x1 + 1 or box.y0 < -1 or box.y1 > limits.y1 + 1
+    ]
+    pairs = [
+        (a, b)
+        for i, (a, box) in enumerate(boxes)
+        for b, other in boxes[:i]
+        if box.shrunk(0.98, 0.9).overlaps(other.shrunk(0.98, 0.9))
+    ]
     return outside + pairs
 
 
@@ -123,8 +144,11 @@ class TestBounds:
         lines = [np.asarray(line.get_xdata(), float) for line in axes.lines]
         ends = [end for result in results.values() for end in result.interval(0.9)]
         assert any(len(line) == 6 and np.allclose(line[~np.isnan(line)], ends) for line in lines)
-        errors = [end for result in results.values()
-                  for end in (result.upper - result.upper_se, result.upper + result.upper_se)]
+        errors = [
+            end
+            for result in results.values()
+            for end in (result.upper - result.upper_se, result.upper + result.upper_se)
+        ]
         assert any(len(line) == 6 and np.allclose(line[~np.isnan(line)], errors) for line in lines)
         assert any(np.allclose(line, 2.0) for line in lines)
         low, high = axes.get_xlim()
@@ -132,7 +156,10 @@ class TestBounds:
 
     def test_legend(self):
         assert legend_texts(plot_bounds(made(), backend="matplotlib", prob=0.9)) == [
-            "lower bound ± 1 standard error", "upper bound ± 1 standard error", "90% interval"]
+            "lower bound ± 1 standard error",
+            "upper bound ± 1 standard error",
+            "90% interval",
+        ]
         assert "true value 1.234" in legend_texts(plot_bounds(made(), backend="matplotlib", true_value=1.23412))
 
     def test_an_infinite_side_is_open_and_said(self):

@@ -55,10 +55,13 @@ def weights(count, lost=0):
     forward.reshape(-1)[:lost] = -np.inf
     stats = {}
     for direction, values in (("forward", forward), ("reverse", forward[:, :1] + 1)):
-        stats |= {f"{direction}_log_weight": values, f"{direction}_accept": np.full(2, 0.9),
-                  f"{direction}_accept_i": np.full(count, 0.9), f"{direction}_grad": np.full(count, 7, np.int32)}
-    plan = {"betas": np.array([0.0, 0.1, 0.5, 1.0]), "step_size": np.array([0.1, 0.2]),
-            "inverse_mass": np.ones((2, 3))}
+        stats |= {
+            f"{direction}_log_weight": values,
+            f"{direction}_accept": np.full(2, 0.9),
+            f"{direction}_accept_i": np.full(count, 0.9),
+            f"{direction}_grad": np.full(count, 7, np.int32),
+        }
+    plan = {"betas": np.array([0.0, 0.1, 0.5, 1.0]), "step_size": np.array([0.1, 0.2]), "inverse_mass": np.ones((2, 3))}
     return {"stats": (stats,), "plan": (plan,)}
 
 
@@ -171,8 +174,11 @@ class TestText:
         low, high = run.interval()
         lines = dict(line.strip().split("  ", 1) for line in text.splitlines()[1:])
         assert "I(z; x)" in text and "AIS, IM, 20 temperatures x 4 particles" in text and "200 joint draws" in text
-        for name, value, se in (("lower bound", run.lower, run.lower_se), ("upper bound", run.upper, run.upper_se),
-                                ("gap", run.gap, run.gap_se)):
+        for name, value, se in (
+            ("lower bound", run.lower, run.lower_se),
+            ("upper bound", run.upper, run.upper_se),
+            ("gap", run.gap, run.gap_se),
+        ):
             assert lines[name].strip() == f"{value:.4f} ± {se:.4f} nats"
         bits = f"[{low / np.log(2):.4f}, {high / np.log(2):.4f}] bits"
         assert lines["95% interval"].strip() == f"[{low:.4f}, {high:.4f}] nats = {bits}"
@@ -198,10 +204,19 @@ class TestText:
         text = report(made(terms(count=100), terms(count=100), num_requested=3000))
         assert "100 joint draws of 3,000 (interrupted)" in text
 
-    @pytest.mark.parametrize(("count", "text"), [
-        (0, "0"), (999, "999"), (1000, "1k"), (58_000, "58k"), (999_400, "999k"), (999_999, "1M"), (2_340_000, "2.34M"),
-        (1_000_000_000, "1G"),
-    ])
+    @pytest.mark.parametrize(
+        ("count", "text"),
+        [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1k"),
+            (58_000, "58k"),
+            (999_400, "999k"),
+            (999_999, "1M"),
+            (2_340_000, "2.34M"),
+            (1_000_000_000, "1G"),
+        ],
+    )
     def test_cost_has_readable_numbers(self, count, text):
         cost = {"pilot_forward": 0, "pilot_reverse": 0, "scored_forward": count, "scored_reverse": 0}
         assert f"cost          {text} gradients scored" in report(made(terms(), terms(), cost=cost))
@@ -354,8 +369,9 @@ METHODS = {
     "numpyro_hmc": AIS(7, 2, kernel=HMC(model, num_steps=4, trajectory_length=None)),
     "numpyro_hmc_length": AIS(7, 2, kernel=HMC(model, trajectory_length=1.5, step_size=0.2, adapt_step_size=False)),
     "numpyro_nuts": AIS(7, 2, kernel=NUTS(model, max_tree_depth=4, dense_mass=True, target_accept_prob=0.7)),
-    "numpyro_mass": AIS(7, 2, kernel=NUTS(model, adapt_mass_matrix=False, inverse_mass_matrix=np.eye(2) + 0.25,
-                                          dense_mass=True)),
+    "numpyro_mass": AIS(
+        7, 2, kernel=NUTS(model, adapt_mass_matrix=False, inverse_mass_matrix=np.eye(2) + 0.25, dense_mass=True)
+    ),
 }
 
 

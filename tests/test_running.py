@@ -176,7 +176,9 @@ def test_independent_groups_have_exactly_no_information():
 
 def test_import_leaves_the_plotting_and_table_libraries_out():
     heavy = ["matplotlib", "arviz_base", "arviz_stats", "arviz_plots", "xarray", "pandas", "scipy.stats"]
-    code = ("import sys, numpyro; before = set(sys.modules); import numpyro_mi; "
-            f"print([m for m in {heavy} if m in set(sys.modules) - before])")
+    code = (
+        "import sys, numpyro; before = set(sys.modules); import numpyro_mi; "
+        f"print([m for m in {heavy} if m in set(sys.modules) - before])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -62,10 +62,18 @@ MAKERS = {
     "dtype": (lambda w: lambda x: (w * x).sum(), ONE, ONE.astype(int), PROGRAM),
     "operation": (lambda f: lambda x: f(x).sum(), jnp.sin, jnp.cos, PROGRAM),
     "nested_jit": (lambda w: lambda x: jax.jit(lambda y: (w * y).sum())(x), ONE, TWO, (PROGRAM, ARRAYS)),
-    "scan": (lambda w: lambda x: jax.lax.scan(lambda c, t: (c + (t * w).sum(), None), 0.0, x)[0], ONE, TWO,
-             (PROGRAM, ARRAYS)),
-    "cond": (lambda w: lambda x: jax.lax.cond(x[0] > 0, lambda y: (y * w).sum(), lambda y: 0.0, x), ONE, TWO,
-             (PROGRAM, ARRAYS)),
+    "scan": (
+        lambda w: lambda x: jax.lax.scan(lambda c, t: (c + (t * w).sum(), None), 0.0, x)[0],
+        ONE,
+        TWO,
+        (PROGRAM, ARRAYS),
+    ),
+    "cond": (
+        lambda w: lambda x: jax.lax.cond(x[0] > 0, lambda y: (y * w).sum(), lambda y: 0.0, x),
+        ONE,
+        TWO,
+        (PROGRAM, ARRAYS),
+    ),
     "remat": (lambda w: lambda x: jax.checkpoint(lambda y: (w * y).sum())(x), ONE, TWO, (PROGRAM, ARRAYS)),
     "seed": (lambda seed: lambda x: (x + jax.random.normal(jax.random.key(seed))).sum(), 0, 1, PROGRAM),
     "derivative": (custom_jvp, 1.0, 2.0, PROGRAM),
@@ -143,12 +151,25 @@ def test_dependencies():
             return (x + a[t], y + x), (x, y)
 
         _, (x, y) = jax.lax.scan(step, (b, 0.0), jnp.arange(3))
-        return {"b": b, "x": x, "y": y, "branch": jax.lax.cond(c > 0, lambda: a.sum(), lambda: 0.0),
-                "constant": jnp.zeros(2), "loop": jax.lax.fori_loop(0, 3, lambda i, v: v * c, 1.0),
-                "stopped": jax.lax.stop_gradient(c), "index": a[jnp.int32(b)]}
+        return {
+            "b": b,
+            "x": x,
+            "y": y,
+            "branch": jax.lax.cond(c > 0, lambda: a.sum(), lambda: 0.0),
+            "constant": jnp.zeros(2),
+            "loop": jax.lax.fori_loop(0, 3, lambda i, v: v * c, 1.0),
+            "stopped": jax.lax.stop_gradient(c),
+            "index": a[jnp.int32(b)],
+        }
 
     found = depends_on(fn, {"a": X, "b": jnp.zeros(()), "c": jnp.zeros(())})
     assert {name: "".join(sorted(used)) for name, used in found.items()} == {
-        "b": "b", "x": "ab", "y": "ab", "branch": "ac", "constant": "", "loop": "c", "stopped": "c",
+        "b": "b",
+        "x": "ab",
+        "y": "ab",
+        "branch": "ac",
+        "constant": "",
+        "loop": "c",
+        "stopped": "c",
         "index": "ab",
     }

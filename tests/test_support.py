@@ -21,15 +21,26 @@ def shifted(base, by):
 
 MOVING = {
     "uniform": (lambda z: dist.Uniform(z - 1, z + 1), 0.5, 2.5),
-    "expanded": (lambda z: dist.Uniform(z - 1, z + 1).expand([2]).to_event(1),
-                 np.array([0.5, 0.5]), np.array([0.5, 2.5])),
+    "expanded": (
+        lambda z: dist.Uniform(z - 1, z + 1).expand([2]).to_event(1),
+        np.array([0.5, 0.5]),
+        np.array([0.5, 2.5]),
+    ),
     "pareto": (lambda z: dist.Pareto(jnp.exp(z), 2.0), 1.5, 0.5),
     "shifted": (lambda z: shifted(dist.Exponential(1.0), z), 0.5, -0.5),
     "shifted_log": (lambda z: shifted(dist.LogNormal(0, 1), z), 0.5, -0.5),
-    "mixture": (lambda z: dist.MixtureSameFamily(dist.Categorical(jnp.ones(2) / 2), shifted(
-        dist.Exponential(1.0), z + jnp.array([0.0, 2.0]))), 0.5, -0.5),
-    "masked": (lambda z: dist.Uniform(z - 1, z + 1).expand([2]).mask(np.array([True, False])),
-               np.array([0.5, 2.5]), np.array([2.5, 0.5])),
+    "mixture": (
+        lambda z: dist.MixtureSameFamily(
+            dist.Categorical(jnp.ones(2) / 2), shifted(dist.Exponential(1.0), z + jnp.array([0.0, 2.0]))
+        ),
+        0.5,
+        -0.5,
+    ),
+    "masked": (
+        lambda z: dist.Uniform(z - 1, z + 1).expand([2]).mask(np.array([True, False])),
+        np.array([0.5, 2.5]),
+        np.array([2.5, 0.5]),
+    ),
 }
 
 
@@ -70,7 +81,8 @@ def test_exact_draws_are_never_outside_by_rounding():
             draw = model.draw(key)
             u, held = ravel_pytree(draw.points[0])[0], {"x": draw.values["x"]}
             return integral.programs.log_base(integral.constants[1], u, held), integral.programs.log_ratio(
-                integral.constants[2], u, held)
+                integral.constants[2], u, held
+            )
 
         base, ratio = density(jax.random.split(jax.random.key(0), 1000))
         assert jnp.isfinite(base).all() and jnp.isfinite(ratio).all()

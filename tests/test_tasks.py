@@ -152,9 +152,7 @@ def test_gamma_exponential_against_quadrature(concentration):
     entropy = integrate.quad(lambda x: -lomax.pdf(x) * lomax.logpdf(x), 0.0, np.inf, limit=500)[0]
     gamma = stats.gamma(concentration)
     # In u = log z the integrand is smooth at the lower end.
-    conditional = integrate.quad(
-        lambda u: gamma.pdf(np.exp(u)) * np.exp(u) * (1.0 - u), -60.0, 6.0, limit=500
-    )[0]
+    conditional = integrate.quad(lambda u: gamma.pdf(np.exp(u)) * np.exp(u) * (1.0 - u), -60.0, 6.0, limit=500)[0]
     truth = tasks.gamma_exponential(concentration).mutual_information
     assert truth == pytest.approx(entropy - conditional, abs=1e-6)
 

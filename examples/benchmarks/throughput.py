@@ -1,8 +1,9 @@
 """Leapfrog gradients per second of the annealer over raw gradients of the same density.
 
 The raw rate is that of calls of `jit(vmap(value_and_grad))` of the NumPyro-derived log-joint at the
-same number of chains, dispatch included, in the same process; both take the best of several repeats, interleaved, because a shared
-machine is noisy. Prints one JSON line a model. The ratio is what matters, not the rate.
+same number of chains, dispatch included, in the same process; both take the best of several
+repeats, interleaved, because a shared machine is noisy. Prints one JSON line a model. The ratio is
+what matters, not the rate.
 
     python examples/benchmarks/throughput.py
 """
@@ -80,18 +81,31 @@ def measure(name, model, chains, num_temperatures, num_steps, repeats):
         start = time.perf_counter()
         jax.block_until_ready(annealed(u, held, keys))
         best["annealed"] = max(best["annealed"], gradients / (time.perf_counter() - start))
-    print(json.dumps({
-        "benchmark": "throughput", "model": name, "chains": chains, "num_steps": num_steps,
-        "num_temperatures": num_temperatures, "device": jax.devices()[0].device_kind, "jax": jax.__version__,
-        "raw_per_s": round(best["raw"]), "annealed_per_s": round(best["annealed"]),
-        "ratio": round(best["annealed"] / best["raw"], 3),
-    }), flush=True)
+    print(
+        json.dumps(
+            {
+                "benchmark": "throughput",
+                "model": name,
+                "chains": chains,
+                "num_steps": num_steps,
+                "num_temperatures": num_temperatures,
+                "device": jax.devices()[0].device_kind,
+                "jax": jax.__version__,
+                "raw_per_s": round(best["raw"]),
+                "annealed_per_s": round(best["annealed"]),
+                "ratio": round(best["annealed"] / best["raw"], 3),
+            }
+        ),
+        flush=True,
+    )
 
 
 def main(args):
     """Measure both models."""
     measure("linear10", tasks.linear10().model, args.chains, args.num_temperatures, args.num_steps, args.repeats)
-    measure("decoder 10-256-784", decoder(), args.chains, max(2, args.num_temperatures // 5), args.num_steps, args.repeats)
+    measure(
+        "decoder 10-256-784", decoder(), args.chains, max(2, args.num_temperatures // 5), args.num_steps, args.repeats
+    )
 
 
 if __name__ == "__main__":

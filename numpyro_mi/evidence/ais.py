@@ -22,7 +22,12 @@ class Scheme(Protocol):
     """How several chains make up one weight."""
 
     def evidence(
-        self, target: AnnealedTarget, kernel: Kernel, path: Path, exact: jax.Array, num_particles: int,
+        self,
+        target: AnnealedTarget,
+        kernel: Kernel,
+        path: Path,
+        exact: jax.Array,
+        num_particles: int,
         randomness: Randomness,
     ) -> Evidence:
         """Bounds on `log Z`, given one exact draw of the target."""

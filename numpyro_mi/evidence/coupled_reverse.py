@@ -27,24 +27,39 @@ class CR:
     """
 
     def evidence(
-        self, target: AnnealedTarget, kernel: Kernel, path: Path, exact: jax.Array, num_particles: int,
+        self,
+        target: AnnealedTarget,
+        kernel: Kernel,
+        path: Path,
+        exact: jax.Array,
+        num_particles: int,
         randomness: Randomness,
     ) -> Evidence:
         """Bounds on `log Z` of one target, given `exact`, one exact draw of it."""
         zero = jnp.asarray(0)
-        forward = forward_chain(target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t))
+        forward = forward_chain(
+            target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t)
+        )
 
         def backwards(u, k):
             return reverse_chain(target, kernel, path, u, lambda t: randomness.noise(REVERSE, k, t))
 
         # Chains 0..K-1 start at the exact draw, chains K..2K-2 at the end of the forward chain.
-        starts = jnp.concatenate([jnp.broadcast_to(exact, (num_particles, *exact.shape)),
-                                  jnp.broadcast_to(forward.u, (num_particles - 1, *exact.shape))])
+        starts = jnp.concatenate(
+            [
+                jnp.broadcast_to(exact, (num_particles, *exact.shape)),
+                jnp.broadcast_to(forward.u, (num_particles - 1, *exact.shape)),
+            ]
+        )
         reverse = jax.vmap(backwards)(starts, jnp.arange(2 * num_particles - 1))
         from_exact, from_forward = reverse.log_weight[:num_particles], reverse.log_weight[num_particles:]
         coupled = jnp.concatenate([forward.log_weight[None], from_forward])
-        stats = {"forward_log_weight": coupled, "reverse_log_weight": from_exact,
-                 "forward_accept": forward.accept_prob, "reverse_accept": reverse.accept_prob[:num_particles].mean(0),
-                 "forward_grad": forward.num_grad + reverse.num_grad[num_particles:].sum(),
-                 "reverse_grad": reverse.num_grad[:num_particles].sum()}
+        stats = {
+            "forward_log_weight": coupled,
+            "reverse_log_weight": from_exact,
+            "forward_accept": forward.accept_prob,
+            "reverse_accept": reverse.accept_prob[:num_particles].mean(0),
+            "forward_grad": forward.num_grad + reverse.num_grad[num_particles:].sum(),
+            "reverse_grad": reverse.num_grad[:num_particles].sum(),
+        }
         return Evidence(-log_mean_exp(-coupled), -log_mean_exp(-from_exact), stats)

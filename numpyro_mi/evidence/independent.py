@@ -26,17 +26,27 @@ class IM:
     """
 
     def evidence(
-        self, target: AnnealedTarget, kernel: Kernel, path: Path, exact: jax.Array, num_particles: int,
+        self,
+        target: AnnealedTarget,
+        kernel: Kernel,
+        path: Path,
+        exact: jax.Array,
+        num_particles: int,
         randomness: Randomness,
     ) -> Evidence:
         """Bounds on `log Z` of one target, given `exact`, one exact draw of it."""
-        forward = jax.vmap(lambda k: forward_chain(
-            target, kernel, path, randomness.base(k), lambda t: randomness.noise(FORWARD, k, t)
-        ))(jnp.arange(num_particles))
+        forward = jax.vmap(
+            lambda k: forward_chain(target, kernel, path, randomness.base(k), lambda t: randomness.noise(FORWARD, k, t))
+        )(jnp.arange(num_particles))
         zero = jnp.asarray(0)
         reverse = reverse_chain(target, kernel, path, exact, lambda t: randomness.noise(REVERSE, zero, t))
         mixed = jnp.concatenate([reverse.log_weight[None], forward.log_weight[1:]])
-        stats = {"forward_log_weight": forward.log_weight, "reverse_log_weight": reverse.log_weight[None],
-                 "forward_accept": forward.accept_prob.mean(0), "reverse_accept": reverse.accept_prob,
-                 "forward_grad": forward.num_grad.sum(), "reverse_grad": reverse.num_grad}
+        stats = {
+            "forward_log_weight": forward.log_weight,
+            "reverse_log_weight": reverse.log_weight[None],
+            "forward_accept": forward.accept_prob.mean(0),
+            "reverse_accept": reverse.accept_prob,
+            "forward_grad": forward.num_grad.sum(),
+            "reverse_grad": reverse.num_grad,
+        }
         return Evidence(log_mean_exp(forward.log_weight), log_mean_exp(mixed), stats)

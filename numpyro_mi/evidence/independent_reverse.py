@@ -37,24 +37,38 @@ class IR:
 
     def __post_init__(self) -> None:
         if not callable(self.posterior_sampler):
-            raise TypeError("IR needs posterior_sampler, a callable (rng_key, data) -> dict of latents, "
-                            f"got {type(self.posterior_sampler).__name__}.")
+            raise TypeError(
+                "IR needs posterior_sampler, a callable (rng_key, data) -> dict of latents, "
+                f"got {type(self.posterior_sampler).__name__}."
+            )
 
     def evidence(
-        self, target: AnnealedTarget, kernel: Kernel, path: Path, exact: jax.Array, num_particles: int,
+        self,
+        target: AnnealedTarget,
+        kernel: Kernel,
+        path: Path,
+        exact: jax.Array,
+        num_particles: int,
         randomness: Randomness,
     ) -> Evidence:
         """Bounds on `log Z` of one target, given `exact`, one exact draw of it."""
         zero = jnp.asarray(0)
-        forward = forward_chain(target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t))
+        forward = forward_chain(
+            target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t)
+        )
         # The other K-1 chains serve both bounds; each expectation is unaffected.
         others = jax.vmap(randomness.target)(jnp.arange(1, num_particles))
         starts = jnp.concatenate([exact[None], others.reshape(num_particles - 1, *exact.shape)])
-        reverse = jax.vmap(lambda u, k: reverse_chain(
-            target, kernel, path, u, lambda t: randomness.noise(REVERSE, k, t)
-        ))(starts, jnp.arange(num_particles))
+        reverse = jax.vmap(
+            lambda u, k: reverse_chain(target, kernel, path, u, lambda t: randomness.noise(REVERSE, k, t))
+        )(starts, jnp.arange(num_particles))
         mixed = jnp.concatenate([forward.log_weight[None], reverse.log_weight[1:]])
-        stats = {"forward_log_weight": mixed, "reverse_log_weight": reverse.log_weight,
-                 "forward_accept": forward.accept_prob, "reverse_accept": reverse.accept_prob.mean(0),
-                 "forward_grad": forward.num_grad, "reverse_grad": reverse.num_grad.sum()}
+        stats = {
+            "forward_log_weight": mixed,
+            "reverse_log_weight": reverse.log_weight,
+            "forward_accept": forward.accept_prob,
+            "reverse_accept": reverse.accept_prob.mean(0),
+            "forward_grad": forward.num_grad,
+            "reverse_grad": reverse.num_grad.sum(),
+        }
         return Evidence(-log_mean_exp(-mixed), -log_mean_exp(-reverse.log_weight), stats)

@@ -114,8 +114,11 @@ class AnnealedHMC:
         u, velocity = jax.lax.fori_loop(0, self.num_steps - 1, leapfrog, (u, velocity))
         proposal = evaluate(target, u)
         velocity = velocity + 0.5 * step * scale * proposal.grad_density(beta)
-        gain = (proposal.log_density(beta) - state.log_density(beta)
-                + 0.5 * (noise.momentum @ noise.momentum - velocity @ velocity))
+        gain = (
+            proposal.log_density(beta)
+            - state.log_density(beta)
+            + 0.5 * (noise.momentum @ noise.momentum - velocity @ velocity)
+        )
         gain = jnp.where(jnp.isnan(gain), -jnp.inf, gain)
         log_uniform = jnp.log(0.5 * erfc(noise.accept / math.sqrt(2)))
         info = StepInfo(jnp.exp(jnp.minimum(gain, 0.0)), jnp.asarray(self.num_steps))

@@ -75,10 +75,17 @@ class NumPyroKernel:
         init, sample = hmc(potential_fn_gen=potential_at, algo=self.algo)
         started = init(
             ParamInfo(state.u, -state.log_density(beta), -state.grad_density(beta)),
-            num_warmup=0, step_size=settings.step_size, inverse_mass_matrix=settings.inverse_mass,
-            adapt_step_size=False, adapt_mass_matrix=False, dense_mass=self.dense_mass,
-            num_steps=self.num_steps, trajectory_length=self.trajectory_length,
-            max_tree_depth=self.max_tree_depth, model_args=(beta,), rng_key=noise,
+            num_warmup=0,
+            step_size=settings.step_size,
+            inverse_mass_matrix=settings.inverse_mass,
+            adapt_step_size=False,
+            adapt_mass_matrix=False,
+            dense_mass=self.dense_mass,
+            num_steps=self.num_steps,
+            trajectory_length=self.trajectory_length,
+            max_tree_depth=self.max_tree_depth,
+            model_args=(beta,),
+            rng_key=noise,
         )
         moved = sample(started, model_args=(beta,))
         return evaluate(target, moved.z), StepInfo(moved.accept_prob, moved.num_steps + 1)
@@ -114,10 +121,13 @@ def from_numpyro(kernel: HMC) -> NumPyroKernel:
         num_steps, trajectory_length = _hmc_length(kernel)
     depth = kernel._max_tree_depth
     return NumPyroKernel(
-        algo=name, num_steps=num_steps, trajectory_length=trajectory_length,
+        algo=name,
+        num_steps=num_steps,
+        trajectory_length=trajectory_length,
         max_tree_depth=depth if isinstance(depth, int) else depth[-1],
         step_size=None if kernel._adapt_step_size else float(kernel._step_size),
-        inverse_mass=_mass(kernel), dense_mass=_dense(kernel),
+        inverse_mass=_mass(kernel),
+        dense_mass=_dense(kernel),
         target_accept_prob=float(kernel._target_accept_prob),
     )
 
@@ -132,8 +142,9 @@ def as_kernel(kernel: Any) -> Kernel:
     """
     if type(kernel) in (HMC, NUTS):
         return from_numpyro(kernel)
-    if not isinstance(kernel, type) and all(callable(getattr(kernel, name, None))
-                                            for name in ("init", "sample_noise", "forward", "reverse")):
+    if not isinstance(kernel, type) and all(
+        callable(getattr(kernel, name, None)) for name in ("init", "sample_noise", "forward", "reverse")
+    ):
         return kernel
     raise TypeError(
         f"kernel must be AnnealedHMC(...) or NumPyro's HMC(model, ...) or NUTS(model, ...), got "

@@ -63,8 +63,10 @@ def arguments(
     if not callable(model):
         raise TypeError(f"model must be a NumPyro model (a callable), got {type(model).__name__}.")
     if not isinstance(args, tuple | list):
-        raise TypeError(f"model_args must be a tuple of positional arguments, got {type(args).__name__}: for one "
-                        "argument, write model_args=(argument,).")
+        raise TypeError(
+            f"model_args must be a tuple of positional arguments, got {type(args).__name__}: for one "
+            "argument, write model_args=(argument,)."
+        )
     for name, value, holds in (("model_kwargs", kwargs, "argument"), ("params", params, "parameter")):
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a dict by {holds} name, got {type(value).__name__}.")
@@ -142,8 +144,10 @@ def simulable(sites: Mapping[str, Site]) -> None:
 def proper(name: str, fn: dist.Distribution) -> None:
     """Refuse a site that cannot be sampled; called inside the model, before it is."""
     if isinstance(unwrapped(fn), dist.ImproperUniform):
-        raise _Refusal(f"site {name!r} is improper (ImproperUniform) and cannot be sampled: every prior must be a "
-                       "proper distribution, for example a wide Normal.")
+        raise _Refusal(
+            f"site {name!r} is improper (ImproperUniform) and cannot be sampled: every prior must be a "
+            "proper distribution, for example a wide Normal."
+        )
 
 
 def value_shapes(sites: Mapping[str, Site]) -> None:
@@ -162,8 +166,11 @@ def parameters(
 ) -> None:
     """Require a value for every `numpyro.param` that matters; modules that carry their values are fine."""
     declared = [name for name, site in sites.items() if site.kind == "param"]
-    missing = [name for name in declared if name in used and name not in params
-               and (not name.endswith("$params") or name in keyed)]
+    missing = [
+        name
+        for name in declared
+        if name in used and name not in params and (not name.endswith("$params") or name in keyed)
+    ]
     if missing:
         raise ValueError(
             f"parameter(s) {_listed(missing)} of the model have no value, only an initial one: pass the fitted values "
@@ -177,8 +184,10 @@ def known_parameters(sites: Mapping[str, Site], params: Mapping[str, Any]) -> No
     unknown = [name for name in params if name not in sites or sites[name].kind not in ("param", "mutable")]
     if unknown:
         own = f"Its parameters are {_listed(declared)}: pass those only." if declared else "It has no parameters."
-        raise ValueError(f"params holds {_listed(unknown)}, which the model has no numpyro.param for"
-                         f"{_close(unknown[0], declared)}. {own}")
+        raise ValueError(
+            f"params holds {_listed(unknown)}, which the model has no numpyro.param for"
+            f"{_close(unknown[0], declared)}. {own}"
+        )
 
 
 def drawn(fixed: Sequence[str]) -> None:
@@ -220,8 +229,10 @@ def mask(name: str, chosen_by: Collection[str], readers: Collection[str]) -> Non
     elif readers:
         why = f"{_listed(sorted(readers))} is computed from its values, those that the mask leaves out among them"
     if why:
-        raise ValueError(f"site {name!r} is masked (handlers.mask), and {why}: the masked model is no joint density. "
-                         "Use a mask that is fixed, on a site that nothing else depends on.")
+        raise ValueError(
+            f"site {name!r} is masked (handlers.mask), and {why}: the masked model is no joint density. "
+            "Use a mask that is fixed, on a site that nothing else depends on."
+        )
 
 
 def refuse_data_reading(arguments: Sequence[str], sites: Collection[str]) -> NoReturn:
@@ -236,10 +247,14 @@ def refuse_data_reading(arguments: Sequence[str], sites: Collection[str]) -> NoR
 
 def data_upstream(data_site: str, latent: Sequence[str], swapping_helps: bool) -> NoReturn:
     """Refuse data that a latent to be annealed is drawn from."""
-    mend = ("swap `latent` and `data` (mutual information is symmetric)" if swapping_helps else
-            "that is not supported yet, nor is it with `latent` and `data` swapped: each is upstream of the other")
-    raise ValueError(f"data site {data_site!r} is an ancestor of latent {_listed(latent)}, which would have to be "
-                     f"annealed: {mend}.")
+    mend = (
+        "swap `latent` and `data` (mutual information is symmetric)"
+        if swapping_helps
+        else "that is not supported yet, nor is it with `latent` and `data` swapped: each is upstream of the other"
+    )
+    raise ValueError(
+        f"data site {data_site!r} is an ancestor of latent {_listed(latent)}, which would have to be annealed: {mend}."
+    )
 
 
 def needs_integral(sites: Sequence[str], data: Sequence[str], latent: Sequence[str]) -> NoReturn:
@@ -262,8 +277,10 @@ def differentiable(names: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ModelError(f"the log-density has no gradient with respect to {_listed(names)}, which annealing needs: "
-                         f"{type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"the log-density has no gradient with respect to {_listed(names)}, which annealing needs: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def finite_at_own_draws(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:

@@ -88,8 +88,9 @@ def stage_model(
 
 def annealed_target(programs: IntegralPrograms, constants: tuple[Constants, ...], held: Values) -> AnnealedTarget:
     """The pivot type for one integral and one set of held values."""
-    base, log_base, log_ratio = (partial(_with_held, program, consts, held)
-                                 for program, consts in zip(programs[:3], constants[:3], strict=True))
+    base, log_base, log_ratio = (
+        partial(_with_held, program, consts, held) for program, consts in zip(programs[:3], constants[:3], strict=True)
+    )
     target = None
     if programs.sample_target is not None:
         target = partial(_with_held, programs.sample_target, constants[3], held)
@@ -121,9 +122,12 @@ def _unconstrain(trace: Mapping[str, dict], values: Values, integral: LogMargina
 def _stage_integral(
     model: JointModel, integral: LogMarginal, values: Values, point: Values, posterior_sampler: Callable | None
 ) -> StagedIntegral:
-    held_names = tuple(name for name in model.sites if name not in integral.integrated
-                       and (name in integral.factors
-                            or any(name in model.parents[factor] for factor in integral.factors)))
+    held_names = tuple(
+        name
+        for name in model.sites
+        if name not in integral.integrated
+        and (name in integral.factors or any(name in model.parents[factor] for factor in integral.factors))
+    )
     held = {name: values[name] for name in held_names}
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), point)
     u, unravel = ravel_pytree(zeros)
@@ -171,9 +175,12 @@ def _stage_integral(
 def _check_posterior_draw(drawn: Any, expected: Values) -> None:
     if not isinstance(drawn, dict) or set(drawn) != set(expected):
         got = sorted(drawn) if isinstance(drawn, dict) else type(drawn).__name__
-        raise ValueError("posterior_sampler(rng_key, data) must return a dict of the latents "
-                         f"{sorted(expected)}, got {got}.")
+        raise ValueError(
+            f"posterior_sampler(rng_key, data) must return a dict of the latents {sorted(expected)}, got {got}."
+        )
     for name, value in drawn.items():
         if jnp.shape(value) != expected[name].shape:
-            raise ValueError(f"posterior_sampler returned {name!r} with shape {jnp.shape(value)}, "
-                             f"one draw of it has shape {expected[name].shape}.")
+            raise ValueError(
+                f"posterior_sampler returned {name!r} with shape {jnp.shape(value)}, "
+                f"one draw of it has shape {expected[name].shape}."
+            )

@@ -68,8 +68,15 @@ def site(msg: dict) -> Site:
         return Site(msg["type"])
     fn = msg["fn"]
     return Site(
-        "sample", _shapes(msg["value"]), None, (*msg["kwargs"]["sample_shape"], *fn.shape()), msg["is_observed"],
-        mask_of(fn) is not None, msg["scale"] is not None, _flaw(fn), _obstacle(fn),
+        "sample",
+        _shapes(msg["value"]),
+        None,
+        (*msg["kwargs"]["sample_shape"], *fn.shape()),
+        msg["is_observed"],
+        mask_of(fn) is not None,
+        msg["scale"] is not None,
+        _flaw(fn),
+        _obstacle(fn),
     )
 
 
@@ -97,12 +104,17 @@ def mask_of(fn: Distribution) -> Any:
     return None
 
 
-_FACTOR = ("is a numpyro.factor: the joint density is then not normalised and cannot be simulated. Write the term "
-           "as numpyro.sample(..., obs=...) of a distribution.")
-_DELTA = ("has a Delta distribution, which has no density: use numpyro.deterministic for a value that is computed, or "
-          "a distribution with a width.")
-_OTHER_DRAWS = ("has a {}, whose draws do not follow its log_prob ({}), so that the joint distribution "
-                "cannot be simulated: {}.")
+_FACTOR = (
+    "is a numpyro.factor: the joint density is then not normalised and cannot be simulated. Write the term "
+    "as numpyro.sample(..., obs=...) of a distribution."
+)
+_DELTA = (
+    "has a Delta distribution, which has no density: use numpyro.deterministic for a value that is computed, or "
+    "a distribution with a width."
+)
+_OTHER_DRAWS = (
+    "has a {}, whose draws do not follow its log_prob ({}), so that the joint distribution cannot be simulated: {}."
+)
 _NOT_ITS_DRAWS = {
     "Censored": ("that one is for given censoring indicators", "use the distribution inside it"),
     "PolyaGamma": ("both are approximations", "write the site through another distribution"),
@@ -133,11 +145,15 @@ def _obstacle(fn: Distribution) -> str | None:
     if "ZeroInflated" in name or "Hurdle" in name:
         return f"has a point mass ({name}), so it cannot be moved along a gradient. It is fine as data."
     if fn.support is not None and fn.support.is_discrete:
-        return (f"is discrete ({name}), so it cannot be annealed by gradients, and exact sums over discrete latents "
-                "are not supported yet.")
+        return (
+            f"is discrete ({name}), so it cannot be annealed by gradients, and exact sums over discrete latents "
+            "are not supported yet."
+        )
     try:
         biject_to(fn.support)
     except NotImplementedError:
-        return (f"has a {name} distribution, whose support {type(fn.support).__name__.strip('_')} NumPyro cannot map "
-                "to the real line (no biject_to): write it through a distribution that can be.")
+        return (
+            f"has a {name} distribution, whose support {type(fn.support).__name__.strip('_')} NumPyro cannot map "
+            "to the real line (no biject_to): write it through a distribution that can be."
+        )
     return None

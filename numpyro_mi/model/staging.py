@@ -83,8 +83,9 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
         new = [const for const in gradient.consts if not any(const is known for known in closed.consts)]
         known = {_bytes(const) for const in closed.consts} if new else set()
         key += (*_identity(gradient.jaxpr), *(c for c in map(_bytes, new) if c not in known))
-    constants = [c if jnp.issubdtype(jnp.result_type(c), jax.dtypes.prng_key) else jnp.asarray(c)
-                 for c in closed.consts]
+    constants = [
+        c if jnp.issubdtype(jnp.result_type(c), jax.dtypes.prng_key) else jnp.asarray(c) for c in closed.consts
+    ]
     return Staged(Program(closed.jaxpr, jax.tree.structure(shape), key), constants)
 
 

@@ -83,10 +83,14 @@ def _outside_images(fn: TransformedDistribution, moves: bool) -> Test | None:
     """
     if not moves:
         return None
-    parts = [part for transform in fn.transforms
-             for part in (transform.parts if isinstance(transform, transforms.ComposeTransform) else [transform])]
-    tests = [None if isinstance(part, transforms.AffineTransform) else _outside_bounds(part.codomain, True)
-             for part in parts]
+    parts = [
+        part
+        for transform in fn.transforms
+        for part in (transform.parts if isinstance(transform, transforms.ComposeTransform) else [transform])
+    ]
+    tests = [
+        None if isinstance(part, transforms.AffineTransform) else _outside_bounds(part.codomain, True) for part in parts
+    ]
 
     def outside(value: jax.Array) -> jax.Array:
         batch_ndim = jnp.ndim(value) - fn.event_dim

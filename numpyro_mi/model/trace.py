@@ -92,9 +92,14 @@ def joint_model(
     asked = frozenset(groups["latent"] + groups["data"])
     checks.value_shapes({name: traced[name] for name in asked})
     draft = JointModel(
-        run=run, latent=groups["latent"], data=groups["data"], traced=traced, parents={},
-        sites=tuple(name for name, found in traced.items()
-                    if found.kind == "sample" and (name in asked or not found.observed)),
+        run=run,
+        latent=groups["latent"],
+        data=groups["data"],
+        traced=traced,
+        parents={},
+        sites=tuple(
+            name for name, found in traced.items() if found.kind == "sample" and (name in asked or not found.observed)
+        ),
         simulated=frozenset(name for name in asked if traced[name].observed),
     )
     with checks.model_errors():
@@ -206,8 +211,10 @@ def _check_data_arguments(model: Callable, args: tuple, kwargs: dict, params: di
 
     def simulated(values):
         trace = traced(values, joint.simulated)
-        return {name: (trace[name]["value"], trace[name]["fn"].log_prob(jax.lax.stop_gradient(trace[name]["value"])))
-                for name in joint.sites}
+        return {
+            name: (trace[name]["value"], trace[name]["fn"].log_prob(jax.lax.stop_gradient(trace[name]["value"])))
+            for name in joint.sites
+        }
 
     holds_data = _read_by(observed, arrays)
     masks = {name for name in holds_data if np.issubdtype(np.asarray(arrays[name]).dtype, np.bool_)}

@@ -57,8 +57,13 @@ class Canvas(NamedTuple):
 
 
 def make_canvas(
-    data: xr.Dataset, collection: PlotCollection | None, backend: str | None, figsize: tuple[float, float],
-    visuals: Visuals | None, known: tuple[str, ...], pc_kwargs: dict[str, Any],
+    data: xr.Dataset,
+    collection: PlotCollection | None,
+    backend: str | None,
+    figsize: tuple[float, float],
+    visuals: Visuals | None,
+    known: tuple[str, ...],
+    pc_kwargs: dict[str, Any],
 ) -> Canvas:
     """A canvas on the given collection, or on a new one with a plot for each facet of `data`.
 
@@ -110,8 +115,7 @@ def points(_, target: Any, *, x: np.ndarray, y: np.ndarray, **kwargs: Any) -> An
 
 def infinities(_, target: Any, *, marks: list[tuple[float, float, int]], **kwargs: Any) -> Any:
     """An arrow to infinity for each position and side (0: left, 1: right)."""
-    left = {"string": "\N{LEFTWARDS ARROW} \N{MINUS SIGN}\N{INFINITY}", "horizontal_align": "left",
-            "color": "C0"}
+    left = {"string": "\N{LEFTWARDS ARROW} \N{MINUS SIGN}\N{INFINITY}", "horizontal_align": "left", "color": "C0"}
     right = {"string": "\N{INFINITY} \N{RIGHTWARDS ARROW}", "horizontal_align": "right", "color": "C1"}
     text = _backend_of(target).text
     drawn = [text(x, y, target=target, **{**(left, right)[side], **kwargs}) for x, y, side in marks]
@@ -123,9 +127,7 @@ def set_yticks(_, target: Any, *, values: np.ndarray, labels: list[str], **kwarg
     _backend_of(target).yticks(values, labels, target, **kwargs)
 
 
-def set_limits(
-    _, target: Any, *, x: tuple[float, float] | None = None, y: tuple[float, float] | None = None
-) -> None:
+def set_limits(_, target: Any, *, x: tuple[float, float] | None = None, y: tuple[float, float] | None = None) -> None:
     """Limits of the axes; None leaves one alone."""
     backend = _backend_of(target)
     if x is not None:

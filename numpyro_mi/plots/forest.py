@@ -27,8 +27,22 @@ if TYPE_CHECKING:
 
 # Inches, which are the units of the y axis: half the distance of two bounds, a row, a line of text.
 _DODGE, _ROW, _LINE = 0.07, 0.42, 0.17
-_VISUALS = ("true_value", "interval", "open", "infinity", "lower_error", "lower", "upper_error", "upper",
-            "axis", "labels", "ticks", "xlabel", "limits", "legend")
+_VISUALS = (
+    "true_value",
+    "interval",
+    "open",
+    "infinity",
+    "lower_error",
+    "lower",
+    "upper_error",
+    "upper",
+    "axis",
+    "labels",
+    "ticks",
+    "xlabel",
+    "limits",
+    "legend",
+)
 
 
 def plot_bounds(
@@ -171,5 +185,6 @@ def _edges(finite: np.ndarray, intervals: np.ndarray) -> np.ndarray:
     """Limits of the axis, with room for open ends."""
     low, high = finite.min(), finite.max()
     room = 0.04 * (high - low) if high > low else 0.5
-    return np.array([low - room * (1 + 4 * np.isneginf(intervals).any()),
-                     high + room * (1 + 4 * np.isposinf(intervals).any())])
+    return np.array(
+        [low - room * (1 + 4 * np.isneginf(intervals).any()), high + room * (1 + 4 * np.isposinf(intervals).any())]
+    )

@@ -118,8 +118,12 @@ def _weights(result: MIBounds, integral: int, draws: Sequence[int] | None, most:
         chosen = weights.draw if most is None else np.argsort(-weights.gap, kind="stable")[:most]
     else:
         chosen = np.asarray(draws)
-        if chosen.ndim != 1 or not chosen.size or not np.isin(chosen, weights.draw).all() or (
-                np.unique(chosen).size < chosen.size):
+        if (
+            chosen.ndim != 1
+            or not chosen.size
+            or not np.isin(chosen, weights.draw).all()
+            or (np.unique(chosen).size < chosen.size)
+        ):
             raise ValueError(f"draws must be different indices from 0 to {len(forward) - 1}, got {draws!r}.")
     return _Weights(*(values[chosen] for values in weights))
 
@@ -136,8 +140,10 @@ def _draw_pooled(canvas: Canvas, weights: _Weights) -> None:
     import xarray as xr
     from arviz_plots import visuals
 
-    centred = {name: (values - weights.centre[:, None]).ravel()
-               for name, values in (("reverse", weights.reverse), ("forward", weights.forward))}
+    centred = {
+        name: (values - weights.centre[:, None]).ravel()
+        for name, values in (("reverse", weights.reverse), ("forward", weights.forward))
+    }
     finite = {name: values[np.isfinite(values)] for name, values in centred.items()}
     edges = _bin_edges(finite["forward"], finite["reverse"])
     tallest, legend = 0.0, {}
@@ -145,13 +151,20 @@ def _draw_pooled(canvas: Canvas, weights: _Weights) -> None:
     for (name, values), color in zip(centred.items(), ("C0", "C1"), strict=True):
         density = np.histogram(finite[name], edges)[0] / (values.size * np.diff(edges))
         tallest = max(tallest, density.max())
-        data = xr.Dataset({"value": (("plot_axis", "bin"), [density, edges[:-1], edges[1:]])},
-                          coords={"plot_axis": ["histogram", "left_edges", "right_edges"]})
+        data = xr.Dataset(
+            {"value": (("plot_axis", "bin"), [density, edges[:-1], edges[1:]])},
+            coords={"plot_axis": ["histogram", "left_edges", "right_edges"]},
+        )
         canvas.draw(name, visuals.hist, data, color=color, alpha=0.35)
         canvas.draw(f"{name}_line", visuals.step_hist, data, color=color, width=1.2)
         legend[_count(name, values)] = {"color": color, "width": 6, "alpha": 0.6}
-    canvas.draw("xlabel", visuals.labelled_x, scalar(0.0), size="medium",
-                text="log-weight minus midpoint of the evidence bounds (nats)")
+    canvas.draw(
+        "xlabel",
+        visuals.labelled_x,
+        scalar(0.0),
+        size="medium",
+        text="log-weight minus midpoint of the evidence bounds (nats)",
+    )
     canvas.draw("ticks", visuals.ticklabel_props, scalar(0.0), size="medium")
     canvas.draw("axis", visuals.remove_axis, scalar(0.0), axis="y")
     canvas.draw("limits", set_limits, scalar(0.0), x=(edges[0], edges[-1]), y=(0.0, 1.05 * tallest or 1.0))
@@ -165,8 +178,7 @@ def _bin_edges(*groups: np.ndarray) -> np.ndarray:
         return np.linspace(-1.0, 1.0, 3)
     low, high = together.min(), together.max()
     # The rule of Freedman and Diaconis, where values differ.
-    widths = [2 * np.ptp(np.quantile(group, (0.25, 0.75))) / group.size ** (1 / 3) for group in groups
-              if group.size]
+    widths = [2 * np.ptp(np.quantile(group, (0.25, 0.75))) / group.size ** (1 / 3) for group in groups if group.size]
     width = min((width for width in widths if width > 0), default=(high - low) / 20)
     count = int(np.clip((high - low) / (width or 1.0), 10, _MOST_BINS))
     step = (high - low) / count or 0.1

@@ -52,9 +52,7 @@ def gamma_exponential(concentration: float = 2.0) -> Task:
         model=model,
         latent="z",
         data="x",
-        mutual_information=float(
-            special.digamma(concentration) - math.log(concentration) + 1.0 / concentration
-        ),
+        mutual_information=float(special.digamma(concentration) - math.log(concentration) + 1.0 / concentration),
         log_marginal=log_marginal,
     )
 

@@ -18,9 +18,7 @@ from .task import Task
 _PRECISION = "highest"
 
 
-def linear_vae(
-    num_latents: int = 5, num_data: int = 20, noise: float = 1.0, seed: int = 0, scale: float = 1.0
-) -> Task:
+def linear_vae(num_latents: int = 5, num_data: int = 20, noise: float = 1.0, seed: int = 0, scale: float = 1.0) -> Task:
     """Linear decoder with independent normal noise.
 
     The model is ``z ~ Normal(0, I)``, ``x | z ~ Normal(W z, noise^2 I)`` with
