@@ -23,7 +23,7 @@ myst_heading_anchors = 3
 
 default_role = "code"  # docstrings mark code with single backticks
 autosummary_generate = True
-autodoc_typehints = "none"  # types stand in the signature's documentation
+autodoc_typehints = "signature"
 numpydoc_show_class_members = False  # the class template lists them
 
 html_theme = "furo"

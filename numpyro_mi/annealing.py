@@ -95,12 +95,12 @@ def keyed_randomness(target: AnnealedTarget, kernel: Kernel, rng_key: jax.Array,
     return Randomness(base, exact, noise)
 
 
-def make_path(betas: np.ndarray, step_size: np.ndarray, inverse_mass: np.ndarray) -> Path:
+def make_path(betas: np.ndarray, step_size: np.ndarray, inverse_mass_matrix: np.ndarray) -> Path:
     """A path from float64 temperatures `(T+1,)` and settings of the T-1 transitions."""
     betas = np.asarray(betas, np.float64)
     return Path(
         jnp.asarray(np.diff(betas)),
-        StepSettings(jnp.asarray(betas[1:-1]), jnp.asarray(step_size), jnp.asarray(inverse_mass)),
+        StepSettings(jnp.asarray(betas[1:-1]), jnp.asarray(step_size), jnp.asarray(inverse_mass_matrix)),
     )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.config import describe
-from numpyro_mi.decomposition import Decomposition, decompose
+from numpyro_mi.decomposition import Decomposition, LogMarginal, decompose
 from numpyro_mi.driver import RawRun, run
 from numpyro_mi.environment import environment
 from numpyro_mi.evidence.ais import AIS
@@ -44,7 +44,8 @@ def mi_bounds(
     Parameters
     ----------
     model
-        A NumPyro model, written with or without `obs=`.
+        A NumPyro model, written with or without `obs=`. Data that it closes over must enter through
+        `obs=` only: arguments are checked for that, closures cannot be.
     latent, data
         Name or names of the sites of the two groups.
     method
@@ -71,7 +72,8 @@ def mi_bounds(
     Raises
     ------
     TypeError, ValueError
-        Before anything compiles, for a model or an argument that would give a wrong answer.
+        For a model or an argument that would give a wrong answer: before anything compiles where the
+        model itself shows it, before anything is tuned or scored where only its draws do.
 
     References
     ----------
@@ -92,8 +94,8 @@ def mi_bounds(
     method = AIS() if method is None else method
     if not isinstance(method, AIS):
         raise TypeError(f"method must be AIS(...) or None, got {method!r}.")
-    num_samples = _positive("num_samples", num_samples, at_least=2)
-    batch_size = None if batch_size is None else _positive("batch_size", batch_size, at_least=1)
+    num_samples = _integer("num_samples", num_samples, at_least=2)
+    batch_size = None if batch_size is None else _integer("batch_size", batch_size, at_least=1)
     key = _key(rng_key)
     joint = joint_model(model, latent, data, model_args, model_kwargs, params)
     decomposition = decompose(joint)
@@ -116,24 +118,24 @@ def _result(joint: JointModel, decomposition: Decomposition, method: AIS, key: j
         key={"data": np.asarray(jax.random.key_data(key)).tolist(), "impl": str(jax.random.key_impl(key))},
         environment=environment(),
         num_requested=raw.num_requested,
-        terms=_terms(decomposition),
+        decomposition=_described(decomposition, joint.parents),
     )
 
 
-def _terms(decomposition: Decomposition) -> tuple[str, ...]:
-    """How the mutual information was decomposed, for the reader."""
-    lines = []
-    if decomposition.exact:
-        sites = " ".join(f"{'+' if sign > 0 else '-'} log p({name} | ...)" for sign, name in decomposition.exact)
-        lines.append(f"exact         {sites}")
-    for integral in decomposition.integrals:
-        sites = " ".join(f"p({name} | ...)" for name in integral.factors)
-        sign = "+" if integral.sign > 0 else "-"
-        lines.append(f"annealed      {sign} log of the integral of {sites} over {', '.join(integral.integrated)}")
-    return tuple(lines) or ("nothing is left of the decomposition: the groups are independent and I = 0 exactly",)
+def _described(decomposition: Decomposition, parents: Mapping[str, frozenset[str]]) -> tuple[dict[str, Any], ...]:
+    """The decomposition as plain data: sign, integrated sites, and each factor with its parents."""
+    pieces = [LogMarginal(sign, (), (name,)) for sign, name in decomposition.exact]
+    return tuple(
+        {
+            "sign": piece.sign,
+            "integrated": list(piece.integrated),
+            "factors": {name: sorted(parents[name]) for name in piece.factors},
+        }
+        for piece in (*pieces, *decomposition.integrals)
+    )
 
 
-def _positive(name: str, value: Any, at_least: int) -> int:
+def _integer(name: str, value: Any, at_least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
     return int(value)

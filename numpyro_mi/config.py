@@ -36,6 +36,11 @@ def describe(value: Any) -> Any:
 
     Dataclasses become `{"class": name, field: ...}` (those from outside the package with their
     qualified name), other callables their qualified name.
+
+    Parameters
+    ----------
+    value
+        A configuration object such as `AIS(...)`, or any part of one.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -55,7 +60,12 @@ def describe(value: Any) -> Any:
 
 
 def rebuild(description: Any) -> Any:
-    """The configuration object that `describe` described.
+    """The configuration object that `describe` described, such as the method of a saved result.
+
+    Parameters
+    ----------
+    description
+        What `describe` gave, for example `result.method`.
 
     Raises
     ------

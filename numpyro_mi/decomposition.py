@@ -78,6 +78,9 @@ def _split(
 
 
 def _check(model: JointModel, integrals: Sequence[LogMarginal]) -> None:
+    for integral in integrals:
+        for name in integral.integrated:
+            checks.annealable(name, model.traced[name], "data site" if name in model.data else "latent")
     swapping_helps = not any(set(integral.integrated) & set(model.latent) for integral in integrals)
     for integral in integrals:
         upstream = [site for site in integral.integrated if site in model.data]
@@ -89,8 +92,6 @@ def _check(model: JointModel, integrals: Sequence[LogMarginal]) -> None:
     for integral in integrals:
         if integral.sign > 0:
             checks.needs_integral(integral.integrated, model.data, model.latent)
-        for name in integral.integrated:
-            checks.annealable(name, model.traced[name])
 
 
 def _pieces(

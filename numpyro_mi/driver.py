@@ -1,6 +1,5 @@
 """Runs a method over joint draws: keys, chunks, progress, interruption."""
 
-import time
 from functools import partial
 from typing import NamedTuple
 
@@ -15,10 +14,11 @@ from numpyro_mi.model.densities import JointDraw, StagedModel, annealed_target, 
 from numpyro_mi.preflight import preflight
 from numpyro_mi.progress import Progress
 from numpyro_mi.simulation import blocks
+from numpyro_mi.timing import Stopwatch
 from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, Plan, tune
 
 _JOINT, _CHAINS, _PILOT_JOINT, _PILOT_CHAINS = range(4)
-_LANES = 1024
+_LANES = 1024  # chains of a block: more raise no rate on a CPU, and blocks are where a run can be stopped
 
 
 class RawRun(NamedTuple):
@@ -28,8 +28,6 @@ class RawRun(NamedTuple):
     ----------
     lower_i, upper_i
         Terms of the two bounds, nats, float64.
-    exact_i
-        Sum of the exact log-densities of each term.
     stats
         For each integral, what the evidence estimates reported.
     plans
@@ -37,14 +35,13 @@ class RawRun(NamedTuple):
     cost
         Gradient evaluations by stage and direction.
     seconds
-        By stage: compiling (with the first block), tuning, running.
+        By stage: compiling, tuning (with the checks), scoring.
     num_requested
         How many draws were asked for; fewer rows mean that the run was interrupted.
     """
 
     lower_i: np.ndarray
     upper_i: np.ndarray
-    exact_i: np.ndarray
     stats: tuple[dict[str, np.ndarray], ...]
     plans: tuple[Plan, ...]
     cost: dict[str, int]
@@ -63,35 +60,28 @@ def run(
 ) -> RawRun:
     """Check, tune, then score `num_samples` joint draws."""
     size = _block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
-    start = time.perf_counter()
+    watch = Stopwatch()
     with Progress(-(-num_samples // size), progress_bar) as progress:
         progress.stage("checking the model")
         pilots = preflight(staged, jax.random.fold_in(rng_key, _PILOT_JOINT))
         plans, cost = _tune(staged, method, pilots, jax.random.fold_in(rng_key, _PILOT_CHAINS), progress)
-        tuned = time.perf_counter()
+        seconds = {"tuning": watch.lap()}
         scored = _Scored(decomposition, staged, method, [plan.path() for plan in plans])
-        progress.stage("compiling")
-        first = None
+        progress.stage("compiling and scoring")
         try:
-            for start_index, draws in blocks(staged.draw, jax.random.fold_in(rng_key, _JOINT), num_samples, size):
-                scored.add(
-                    draws, jax.random.fold_in(rng_key, _CHAINS), start_index, min(size, num_samples - start_index)
-                )
-                first = first or time.perf_counter()
+            for first, draws in blocks(staged.draw, jax.random.fold_in(rng_key, _JOINT), num_samples, size):
+                scored.add(draws, jax.random.fold_in(rng_key, _CHAINS), first, min(size, num_samples - first))
                 progress.stage("scoring")
                 progress.block(*scored.running())
         except KeyboardInterrupt:
             if scored.count < 2:
                 raise
-    seconds = {
-        "tuning": tuned - start,
-        "first_block": (first or tuned) - tuned,
-        "running": time.perf_counter() - (first or tuned),
-    }
-    lower, upper, exact, stats = scored.gathered()
+        seconds["scoring"] = watch.lap()
+    seconds["compiling"] = watch.compiling
+    lower, upper, stats = scored.gathered()
     for direction in ("forward", "reverse"):
-        cost[f"scored_{direction}"] = int(sum(stat[f"{direction}_grad"].sum() for stat in stats))
-    return RawRun(lower, upper, exact, stats, tuple(plans), cost, seconds, num_samples)
+        cost[f"scored_{direction}"] = int(sum(stat[f"{direction}_num_grad"].sum() for stat in stats))
+    return RawRun(lower, upper, stats, tuple(plans), cost, seconds, num_samples)
 
 
 class _Scored:
@@ -113,42 +103,44 @@ class _Scored:
         lower, upper, stats = exact.copy(), exact.copy(), []
         for i, (integral, terms) in enumerate(zip(self._staged.integrals, self._decomposition.integrals, strict=True)):
             held = {name: draws.values[name] for name in integral.held}
-            method = self._method
-            key = jax.random.fold_in(rng_key, i)
+            key, path = jax.random.fold_in(rng_key, i), self._paths[i]
             evidence = jax.device_get(
-                _evidence(
-                    integral.programs, method, integral.constants, self._paths[i], key, start, held, draws.points[i]
-                )
+                _evidence(integral.programs, self._method, integral.constants, path, key, start, held, draws.points[i])
             )
-            elbo, eubo = np.asarray(evidence.elbo, np.float64), np.asarray(evidence.eubo, np.float64)
+            elbo, eubo = evidence.elbo.astype(np.float64), evidence.eubo.astype(np.float64)
             with np.errstate(invalid="ignore"):
                 lower += terms.sign * (elbo if terms.sign > 0 else eubo)
                 upper += terms.sign * (eubo if terms.sign > 0 else elbo)
-            stats.append({name: np.asarray(value)[:count] for name, value in evidence.stats.items()})
-            for direction in ("forward", "reverse"):
-                accept = stats[-1].pop(f"{direction}_accept").astype(np.float64)
-                stats[-1][f"{direction}_accept_i"] = accept.mean(1) if accept.shape[1] else np.ones(count)
-                self._accept[i, direction] = self._accept.get((i, direction), 0.0) + accept.sum(0)
+            found = {"forward_log_evidence": elbo, "reverse_log_evidence": eubo, **evidence.stats}
+            stats.append(self._summarised(i, {name: value[:count] for name, value in found.items()}))
         # A term that is not finite is never dropped: it makes its side infinite.
         lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
-        self._blocks.append((lower[:count], upper[:count], exact[:count], stats))
+        self._blocks.append((lower[:count], upper[:count], stats))
         self.count += count
         self._sums += lower[:count].sum(), upper[:count].sum()
+
+    def _summarised(self, integral: int, stats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Acceptance by draw instead of by draw and temperature; the latter only as a mean over draws."""
+        for direction in ("forward", "reverse"):
+            accept = stats.pop(f"{direction}_accept_prob").astype(np.float64)
+            stats[f"{direction}_accept_prob_i"] = accept.mean(1) if accept.shape[1] else np.ones(len(accept))
+            self._accept[integral, direction] = self._accept.get((integral, direction), 0.0) + accept.sum(0)
+        return stats
 
     def running(self) -> tuple[float, float]:
         """Bounds so far."""
         return tuple(self._sums / self.count)
 
-    def gathered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[dict[str, np.ndarray], ...]]:
+    def gathered(self) -> tuple[np.ndarray, np.ndarray, tuple[dict[str, np.ndarray], ...]]:
         """All blocks, one after the other."""
-        lower, upper, exact, stats = zip(*self._blocks, strict=True)
+        lower, upper, stats = zip(*self._blocks, strict=True)
         merged = tuple(
             {name: np.concatenate([block[i][name] for block in stats]) for name in stats[0][i]}
             for i in range(len(self._staged.integrals))
         )
         for (i, direction), total in self._accept.items():
-            merged[i][f"{direction}_accept"] = total / self.count
-        return np.concatenate(lower), np.concatenate(upper), np.concatenate(exact), merged
+            merged[i][f"{direction}_accept_prob"] = total / self.count
+        return np.concatenate(lower), np.concatenate(upper), merged
 
 
 @partial(jax.jit, static_argnames=("programs", "method"))

@@ -1,7 +1,7 @@
 """Where a run took place."""
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import jax
 
@@ -21,5 +21,5 @@ def environment() -> dict[str, str]:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except Exception:  # a source tree without metadata
+    except PackageNotFoundError:  # a source tree without metadata
         return "unknown"

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numpyro_mi.estimation import mean
+
 if TYPE_CHECKING:
-    from numpyro_mi.results import MIBounds
+    from numpyro_mi.results import Bounds, MIBounds, MIDifference
 
 _MIN_DRAWS = 100
 _HEAVY_SKEWNESS = 5.0
+_MOST_NAMES = 3
 
 
 def report(result: MIBounds) -> str:
-    """One readable block: bounds, gap, interval, cost, verdict, warnings."""
-    low, high = result.interval(0.95)
+    """One readable block: bounds, gap, interval, decomposition, cost, verdict, warnings."""
     names = f"I({', '.join(result.latent)}; {', '.join(result.data)})"
     draws = f"{result.num_samples:,} joint draws"
     if result.partial:
         draws += f" of {result.num_requested:,} (interrupted)"
-    lines = [
-        f"Mutual information {names}: {_method(result)}, {draws}",
-        f"  lower bound   {_pair(result.lower, result.lower_se)}",
-        f"  upper bound   {_pair(result.upper, result.upper_se)}",
-        f"  gap           {_pair(result.gap, result.gap_se)}",
-        f"  95% interval  [{_number(low)}, {_number(high)}] nats = [{_bits(low)}, {_bits(high)}] bits",
-    ]
-    lines += [f"  {term}" for term in result.terms]
+    lines = [f"Mutual information {names}: {_method(result)}, {draws}", *_numbers(result), *_decomposition(result)]
     if result.cost:
         lines.append(f"  cost          {_cost(result)}")
     lines.append(f"  verdict       {verdict(result)}")
@@ -35,25 +30,39 @@ def report(result: MIBounds) -> str:
     return "\n".join(lines)
 
 
+def report_difference(difference: MIDifference) -> str:
+    """The bounds on a difference as one readable block."""
+    title = f"Difference of mutual information: {difference.num_samples:,} pairs of joint draws"
+    return "\n".join([title, *_numbers(difference)])
+
+
 def verdict(result: MIBounds) -> str:
     """What limits the width, and what to do about it."""
     bad = result.num_non_finite
     if any(bad.values()):
         return _spoiled(result, bad)
-    if result.gap is None or result.gap_se is None or result.lower_se is None or result.upper_se is None:
+    if result.lower_i is None or result.upper_i is None:
         return "one side only: the width is unknown."
-    error = max(result.lower_se, result.upper_se)
-    if result.gap == 0 and result.gap_se == 0:
+    gaps = result.upper_i - result.lower_i
+    gap, gap_se = mean(gaps)
+    # Of the lower bound: the gap's own heavy tail is in the error of the upper bound, and would hide the gap.
+    error = mean(result.lower_i).se
+    if gap == 0 and gap_se == 0:
         return "every term is exact, and the width is sampling error alone." if error else "exact."
-    if error == 0:
-        return f"gap {result.gap:.2g} without sampling error: add temperatures or particles, not draws."
-    ratio = result.gap / error
-    size = f"gap {result.gap:.2g} = {abs(ratio):.2g} standard errors"
-    if ratio < 2:
-        return f"{size}: add draws, not temperatures."
-    if ratio > 6:
-        return f"{size}: add temperatures or particles, not draws."
-    return f"{size}: temperatures or particles and draws both help."
+    if _cross(result):
+        return "none: the bounds cross."
+    if error and gap < 2 * error:
+        return f"{_size(gap, error)}: more num_samples, rather than num_temperatures or num_particles."
+    few, share = _largest(gaps)
+    if share > 0.5:
+        make = "makes" if few == 1 else "make"
+        return (
+            f"{few} of {gaps.size:,} draws {make} {share:.0%} of the gap (median {np.median(gaps):.2g}): "
+            "more num_temperatures or num_particles, or another parametrisation."
+        )
+    if not error or gap > 6 * error:
+        return f"{_size(gap, error)}: more num_temperatures or num_particles, rather than num_samples."
+    return f"{_size(gap, error)}: num_samples, and num_temperatures or num_particles, both help."
 
 
 def warnings_of(result: MIBounds) -> list[str]:
@@ -65,7 +74,7 @@ def warnings_of(result: MIBounds) -> list[str]:
                 f"{count} of {result.num_samples} terms of the {side} bound are not finite, so it is "
                 "infinite; none was dropped."
             )
-    if 0 < result.num_samples < _MIN_DRAWS:
+    if 0 < result.num_samples < _MIN_DRAWS and not _independent(result):
         found.append(f"{result.num_samples} draws are few: the interval rests on at least {_MIN_DRAWS}.")
     for side, terms in (("lower", result.lower_i), ("upper", result.upper_i)):
         if terms is None or not np.isfinite(terms).all() or terms.size < 3 or terms.std() == 0:
@@ -74,11 +83,34 @@ def warnings_of(result: MIBounds) -> list[str]:
         if abs(skewness) > _HEAVY_SKEWNESS:
             found.append(
                 f"terms of the {side} bound are heavily skewed ({skewness:+.1f}): a few draws carry its "
-                "standard error; the interval is corrected for skewness, yet add draws."
+                "standard error; the interval allows for the skewness that these draws show."
             )
-    if result.gap is not None and result.gap_se is not None and result.gap < -4 * result.gap_se:
+    if _cross(result):
         found.append("the bounds cross by more than 4 standard errors: please report this model, it should not happen.")
     return found
+
+
+def _size(gap: float, error: float) -> str:
+    if not error:
+        return f"gap {gap:.2g} without sampling error"
+    return f"gap {gap:.2g} = {gap / error:.2g} standard errors of the lower bound"
+
+
+def _largest(gaps: np.ndarray) -> tuple[int, float]:
+    """How many draws the widest 1 % are, and their share of all that is positive of the gap."""
+    few = max(1, gaps.size // 100)
+    total = np.maximum(gaps, 0).sum()
+    return few, float(np.sort(gaps)[-few:].sum() / total) if total else 0.0
+
+
+def _cross(result: MIBounds) -> bool:
+    return result.gap is not None and result.gap_se is not None and result.gap < -4 * result.gap_se
+
+
+def _independent(result: MIBounds) -> bool:
+    """Whether nothing is left to estimate."""
+    terms = (result.lower_i, result.upper_i)
+    return not result.decomposition and all(term is not None and not term.any() for term in terms)
 
 
 def _spoiled(result: MIBounds, bad: dict[str, int]) -> str:
@@ -88,11 +120,52 @@ def _spoiled(result: MIBounds, bad: dict[str, int]) -> str:
         return (
             f"a hard support: {share:.0%} of the forward chains have weight zero, because a prior draw outside the "
             f"support of the data cannot be annealed into it; {bad['upper']} draws lost all their chains. The "
-            "lower bound stands; more particles lose fewer draws."
+            "lower bound stands; more num_particles lose fewer draws."
         )
-    spoiled = [f"{side} ({count})" for side, count in bad.items() if count]
-    rest = "the other side stands." if len(spoiled) < len(bad) else "no side stands."
-    return f"terms without a finite value on the {' and '.join(spoiled)} side; {rest}"
+    good = [side for side, count in bad.items() if not count]
+    return f"only the {good[0]} bound stands." if good else "no side stands."
+
+
+def _numbers(bounds: Bounds) -> list[str]:
+    low, high = bounds.interval(0.95)
+    return [
+        f"  lower bound   {_pair(bounds.lower, bounds.lower_se)}",
+        f"  upper bound   {_pair(bounds.upper, bounds.upper_se)}",
+        f"  gap           {_pair(bounds.gap, bounds.gap_se)}",
+        f"  95% interval  [{_number(low)}, {_number(high)}] nats = [{_bits(low)}, {_bits(high)}] bits",
+    ]
+
+
+def _decomposition(result: MIBounds) -> list[str]:
+    """The log-marginals that are exact in one line, and a line for each that is an integral."""
+    if _independent(result):
+        return ["  nothing is left of the decomposition: the groups are independent and I = 0 exactly"]
+    exact = [f"{_sign(part)} log {_factors(part)}" for part in result.decomposition if not part["integrated"]]
+    lines = [f"  exact         {_some(exact, ' ', 'terms')}"] if exact else []
+    for part in result.decomposition:
+        if part["integrated"]:
+            over = _some(part["integrated"], ", ", "sites")
+            lines.append(f"  annealed      {_sign(part)} log of the integral of {_factors(part)} over {over}")
+    return lines
+
+
+def _sign(part: dict[str, Any]) -> str:
+    size = abs(part["sign"])
+    return ("+" if part["sign"] > 0 else "-") + (f" {size}" if size != 1 else "")
+
+
+def _factors(part: dict[str, Any]) -> str:
+    factors = [
+        f"p({name} | {_some(parents, ', ', 'sites')})" if parents else f"p({name})"
+        for name, parents in part["factors"].items()
+    ]
+    return _some(factors, " ", "factors")
+
+
+def _some(items: list[str], separator: str, noun: str) -> str:
+    """The first three, and how many there are."""
+    text = separator.join(items[:_MOST_NAMES])
+    return text if len(items) <= _MOST_NAMES else f"{text}{separator}... ({len(items)} {noun})"
 
 
 def _method(result: MIBounds) -> str:
@@ -110,8 +183,15 @@ def _cost(result: MIBounds) -> str:
     scored = cost.get("scored_forward", 0) + cost.get("scored_reverse", 0)
     text = f"{_count(scored)} gradients scored, {_count(pilot)} in pilots"
     if seconds:
-        text += f"; {sum(seconds.values()):.1f} s on {result.environment.get('device', '?')}"
+        compiling = f", of which {seconds['compiling']:.1f} compiling" if "compiling" in seconds else ""
+        text += f"; {sum(seconds.values()):.1f} s{compiling}, on {_device(result)}"
     return text
+
+
+def _device(result: MIBounds) -> str:
+    device = result.environment.get("device", "?")
+    platform, _, kind = device.partition(" (")
+    return platform if kind == f"{platform})" else device
 
 
 def _plural(count: int, noun: str) -> str:

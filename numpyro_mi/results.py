@@ -16,52 +16,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MIBounds:
-    """Certified bounds on the mutual information between two groups of sites, in nats.
-
-    In expectation over joint draws and all algorithmic randomness, `lower <= I <= upper`.
+class Bounds:
+    """A lower and an upper bound, each a mean of independent terms, in nats; arrays are read-only.
 
     Attributes
     ----------
     lower_i, upper_i
-        Terms of the two bounds, one a joint draw, shape `(N,)`, float64; None for a side that the
-        method does not have. Independent and identically distributed over draws.
-    latent, data
-        Names of the two groups.
-    method
-        Configuration of the method as plain data; `numpyro_mi.config.rebuild` gives the object.
-    plan
-        For each annealed integral, its frozen `betas`, `step_size` and `inverse_mass`.
-    stats
-        For each annealed integral and direction: log-weights `(N, K)`, mean acceptance by draw `(N,)`
-        and by temperature `(T-1,)`, gradient evaluations `(N,)`.
-    cost
-        Gradient evaluations: pilot and scored, forward and reverse.
-    seconds
-        Wall-clock by stage.
-    key
-        Data of the random key.
-    environment
-        Device and versions.
-    num_requested
-        Joint draws asked for; more than N if the run was interrupted.
-    terms
-        How the mutual information was decomposed, one line a term.
+        Terms of the two bounds, one a joint draw, shape `(N,)`, float64; None for a side that does
+        not exist.
     """
 
     lower_i: np.ndarray | None
     upper_i: np.ndarray | None
-    latent: tuple[str, ...]
-    data: tuple[str, ...]
-    method: dict[str, Any]
-    plan: tuple[dict[str, np.ndarray], ...] = ()
-    stats: tuple[dict[str, np.ndarray], ...] = ()
-    cost: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    key: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    num_requested: int = 0
-    terms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _freeze(self.lower_i, self.upper_i)
 
     @cached_property
     def _lower(self) -> tuple[float, float] | tuple[None, None]:
@@ -73,7 +42,7 @@ class MIBounds:
 
     @property
     def lower(self) -> float | None:
-        """Estimate of the lower bound: on average at or below I."""
+        """Estimate of the lower bound: on average at or below the truth."""
         return self._lower[0]
 
     @property
@@ -83,7 +52,7 @@ class MIBounds:
 
     @property
     def upper(self) -> float | None:
-        """Estimate of the upper bound: on average at or above I."""
+        """Estimate of the upper bound: on average at or above the truth."""
         return self._upper[0]
 
     @property
@@ -122,21 +91,16 @@ class MIBounds:
         return 0 if terms is None else len(terms)
 
     @property
-    def partial(self) -> bool:
-        """Whether the run was interrupted; the finished blocks are complete and unbiased."""
-        return self.num_samples < self.num_requested
-
-    @property
     def num_non_finite(self) -> dict[str, int]:
         """Terms that made their side infinite, by side."""
         sides = {"lower": self.lower_i, "upper": self.upper_i}
         return {name: int((~np.isfinite(terms)).sum()) for name, terms in sides.items() if terms is not None}
 
     def interval(self, prob: float = 0.95) -> tuple[float, float]:
-        """Confidence interval for the mutual information, nats.
+        """Confidence interval for what is bounded, nats.
 
         From the limit below the lower bound to the limit above the upper bound, each at level
-        `(1 + prob) / 2`, so that it covers I with probability at least `prob` for many draws,
+        `(1 + prob) / 2`, so that it covers the truth with probability at least `prob` for many draws,
         however wide the gap. A side that does not exist is infinite.
 
         Parameters
@@ -152,10 +116,10 @@ class MIBounds:
         return float(low), float(high)
 
     def summary(self) -> pd.DataFrame:
-        """Table of both bounds, gap and midpoint: mean and standard error in nats, mean in bits."""
+        """Table of both bounds, gap and estimate (their midpoint): mean and standard error in nats, mean in bits."""
         import pandas as pd
 
-        rows = {"lower": self._lower, "upper": self._upper, "gap": self._gap, "midpoint": (self.estimate, None)}
+        rows = {"lower": self._lower, "upper": self._upper, "gap": self._gap, "estimate": (self.estimate, None)}
         table = pd.DataFrame(rows, index=["mean", "se"]).T.astype(float)
         table["mean_bits"] = table["mean"] / np.log(2)
         return table
@@ -166,6 +130,65 @@ class MIBounds:
 
         columns = {"lower_i": self.lower_i, "upper_i": self.upper_i}
         return pd.DataFrame({name: value for name, value in columns.items() if value is not None}).rename_axis("draw")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MIBounds(Bounds):
+    """Certified bounds on the mutual information between two groups of sites, in nats.
+
+    In expectation over joint draws and all algorithmic randomness, `lower <= I <= upper`.
+
+    Attributes
+    ----------
+    lower_i, upper_i
+        Terms of the two bounds, one a joint draw, shape `(N,)`, float64; None for a side that the
+        method does not have. Independent and identically distributed over draws.
+    latent, data
+        Names of the two groups.
+    method
+        Configuration of the method as plain data; `numpyro_mi.config.rebuild` gives the object.
+    plan
+        For each annealed integral, its frozen `betas`, `step_size` and `inverse_mass_matrix`.
+    stats
+        For each annealed integral and direction: log-weights `(N, K)`, the evidence bound made of them
+        `(N,)`, mean acceptance by draw `(N,)` and by transition `(T-1,)`, gradient evaluations `(N,)`.
+    cost
+        Gradient evaluations: pilot and scored, forward and reverse.
+    seconds
+        Wall-clock by stage: "compiling", "tuning" and "scoring".
+    key
+        Data of the random key.
+    environment
+        Device and versions.
+    num_requested
+        Joint draws asked for; more than N if the run was interrupted.
+    decomposition
+        The signed log-marginals that the mutual information is the mean of: for each, its sign, the
+        sites integrated out (none: exact), and its factors with their parents. Empty: nothing is left,
+        the groups are independent.
+    """
+
+    latent: tuple[str, ...]
+    data: tuple[str, ...]
+    method: dict[str, Any]
+    plan: tuple[dict[str, np.ndarray], ...] = ()
+    stats: tuple[dict[str, np.ndarray], ...] = ()
+    cost: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    key: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    num_requested: int = 0
+    decomposition: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for arrays in (*self.stats, *self.plan):
+            _freeze(*arrays.values())
+
+    @property
+    def partial(self) -> bool:
+        """Whether the run was interrupted; the finished blocks are complete and unbiased."""
+        return self.num_samples < self.num_requested
 
     def to_datatree(self) -> xr.DataTree:
         """Everything as an ArviZ `DataTree`: bounds, log-weights, acceptance, plan, and attributes."""
@@ -199,13 +222,25 @@ class MIBounds:
         return from_datatree(tree)
 
     def __sub__(self, other: MIBounds) -> MIDifference:
-        """Difference of two mutual informations estimated on the same joint draws."""
+        """Difference of two mutual informations, paired by common random numbers.
+
+        The same `rng_key` and number of draws give the same joint draws for the same model, and
+        correlated ones for two designs, so that the difference is more precise than either part.
+
+        Raises
+        ------
+        ValueError
+            If the key, the number of draws or the precision differs.
+        """
         if not isinstance(other, MIBounds):
             return NotImplemented
-        if self.key != other.key or self.num_samples != other.num_samples:
+        mine, theirs = _pairing(self), _pairing(other)
+        unlike = [f"{name}: {mine[name]} and {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        if unlike:
             raise ValueError(
-                "a paired difference needs two results with the same rng_key and number of draws; "
-                f"got keys {self.key} and {other.key}, {self.num_samples} and {other.num_samples} draws."
+                "a difference is paired by common random numbers (the same joint draws for the same model, correlated "
+                "ones for two designs), which needs two results with the same rng_key, num_samples and precision; "
+                f"got {'; '.join(unlike)}."
             )
         lower_i = None if self.lower_i is None or other.upper_i is None else self.lower_i - other.upper_i
         upper_i = None if self.upper_i is None or other.lower_i is None else self.upper_i - other.lower_i
@@ -217,9 +252,12 @@ class MIBounds:
         return report(self)
 
 
-@dataclass(frozen=True, eq=False)
-class MIDifference:
-    """Bounds on `I_a - I_b` from two results on the same joint draws, nats.
+@dataclass(frozen=True, eq=False, repr=False)
+class MIDifference(Bounds):
+    """Bounds on the difference `I_a - I_b` of two mutual informations, nats.
+
+    Paired by common random numbers: the same joint draws for the same model, correlated ones for
+    two designs.
 
     Attributes
     ----------
@@ -227,15 +265,18 @@ class MIDifference:
         `lower_a - upper_b` and `upper_a - lower_b`, one a draw; None where a side is missing.
     """
 
-    lower_i: np.ndarray | None
-    upper_i: np.ndarray | None
-
-    def interval(self, prob: float = 0.95) -> tuple[float, float]:
-        """Confidence interval for the difference, paired over draws."""
-        return MIBounds(self.lower_i, self.upper_i, (), (), {}).interval(prob)
-
     def __repr__(self) -> str:
-        parts = []
-        for name, terms in (("lower", self.lower_i), ("upper", self.upper_i)):
-            parts.append(f"{name} -" if terms is None else "{} {:.4f} ± {:.4f}".format(name, *mean(terms)))
-        return f"MIDifference({', '.join(parts)} nats)"
+        from numpyro_mi.report import report_difference
+
+        return report_difference(self)
+
+
+def _freeze(*arrays: np.ndarray | None) -> None:
+    for array in arrays:
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+
+
+def _pairing(result: MIBounds) -> dict[str, Any]:
+    """What two results must share for their draws to be paired."""
+    return {"rng_key": result.key, "num_samples": result.num_samples, "x64": result.environment.get("x64")}

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_mi.model.densities import JointDraw
 from numpyro_mi.model.staging import Staged
@@ -16,7 +17,7 @@ GROUP = 128
 def joint_draws(draw: Staged, rng_key: jax.Array, count: int) -> JointDraw:
     """The first `count` joint draws of a key, with a leading draw axis."""
     groups = list(_groups(draw, rng_key, count))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *groups)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *groups)
 
 
 def blocks(draw: Staged, rng_key: jax.Array, count: int, size: int) -> Iterator[tuple[int, JointDraw]]:
@@ -30,14 +31,15 @@ def blocks(draw: Staged, rng_key: jax.Array, count: int, size: int) -> Iterator[
     for block in range(number):
         while waiting is None or _length(waiting) < size:
             group = next(groups)
-            waiting = group if waiting is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), waiting, group)
+            waiting = group if waiting is None else jax.tree.map(lambda a, b: np.concatenate([a, b]), waiting, group)
         yield block * size, jax.tree.map(lambda leaf: leaf[:size], waiting)
         waiting = jax.tree.map(lambda leaf: leaf[size:], waiting)
 
 
 def _groups(draw: Staged, rng_key: jax.Array, count: int) -> Iterator[JointDraw]:
     for start in range(0, count, GROUP):
-        yield _simulate(draw.program, draw.constants, rng_key, start)
+        # On the host: cutting and joining there compiles nothing for each new shape.
+        yield jax.device_get(_simulate(draw.program, draw.constants, rng_key, start))
 
 
 @partial(jax.jit, static_argnames=("program",))

@@ -19,14 +19,15 @@ from numpyro_mi.results import MIBounds
 
 _DIMS = {
     "log_weight": ("draw", "particle"),
-    "accept": ("temperature",),
-    "accept_i": ("draw",),
-    "grad": ("draw",),
-    "betas": ("beta",),
-    "step_size": ("temperature",),
-    "inverse_mass": ("temperature", "dim", "dim_bis"),
+    "log_evidence": ("draw",),
+    "accept_prob": ("transition",),
+    "accept_prob_i": ("draw",),
+    "num_grad": ("draw",),
+    "betas": ("temperature",),
+    "step_size": ("transition",),
+    "inverse_mass_matrix": ("transition", "dim", "dim_bis"),
 }
-_ATTRIBUTES = ("latent", "data", "method", "cost", "seconds", "key", "environment", "num_requested", "terms")
+_ATTRIBUTES = ("latent", "data", "method", "cost", "seconds", "key", "environment", "num_requested", "decomposition")
 
 
 def to_datatree(result: MIBounds) -> xr.DataTree:
@@ -69,7 +70,7 @@ def from_datatree(tree: xr.DataTree) -> MIBounds:
         )
         plans.append({str(name): np.asarray(value) for name, value in integral["plan"].to_dataset().data_vars.items()})
     lower_i, upper_i = (np.asarray(bounds[name]) if name in bounds else None for name in ("lower_i", "upper_i"))
-    for name in ("latent", "data", "terms"):
+    for name in ("latent", "data", "decomposition"):
         attributes[name] = tuple(attributes[name])
     return MIBounds(lower_i, upper_i, plan=tuple(plans), stats=tuple(stats), **attributes)
 

@@ -51,17 +51,17 @@ class Plan(NamedTuple):
         Temperatures, shape `(T+1,)`, float64.
     step_size
         Of the transition at each inner temperature, shape `(T-1,)`.
-    inverse_mass
+    inverse_mass_matrix
         Shape `(T-1, d)` or `(T-1, d, d)`.
     """
 
     betas: np.ndarray
     step_size: np.ndarray
-    inverse_mass: np.ndarray
+    inverse_mass_matrix: np.ndarray
 
     def path(self) -> Path:
         """The plan as arrays of an annealed run."""
-        return make_path(self.betas, self.step_size, self.inverse_mass)
+        return make_path(self.betas, self.step_size, self.inverse_mass_matrix)
 
 
 class Pilot(NamedTuple):
@@ -92,11 +92,11 @@ def tune(
     """
     cost = {"forward": 0, "reverse": 0}
     inner = len(betas) - 2
-    step_size, mass = getattr(kernel, "step_size", 0.0), getattr(kernel, "inverse_mass", ())
+    step_size, mass = getattr(kernel, "step_size", 0.0), getattr(kernel, "inverse_mass_matrix", ())
     dense = getattr(kernel, "dense_mass", False)
     shape = (dimension, dimension) if dense else (dimension,)
     if mass and np.shape(mass) != shape:
-        raise ValueError(f"inverse_mass has shape {np.shape(mass)}, the annealed latents have {shape}.")
+        raise ValueError(f"inverse_mass_matrix has shape {np.shape(mass)}, the annealed latents have {shape}.")
     if inner == 0 or (step_size is not None and mass is not None):
         fixed = np.broadcast_to(np.asarray(mass or np.ones(shape), np.float64), (inner, *shape))
         return Plan(betas, np.full(inner, 1.0 if step_size is None else step_size), fixed), cost
@@ -184,11 +184,11 @@ def _sweep(programs, kernel, moves, adapt, constants, betas, pilot, mass, step_s
         beta, step = inputs
         spread = _spread(state.u, dense)
         remembered = jnp.where(step > 1, _MEMORY * remembered + (1 - _MEMORY) * spread, spread)
-        inverse_mass = remembered if mass is None else mass
+        inverse_mass_matrix = remembered if mass is None else mass
 
         def transition(carry, move):
             state, log_step = carry
-            settings = StepSettings(beta, jnp.exp(log_step), inverse_mass)
+            settings = StepSettings(beta, jnp.exp(log_step), inverse_mass_matrix)
             state, info = on_all(
                 lambda target, randomness, k, state: kernel.forward(
                     target, state, settings, randomness.noise(FORWARD, k, step * moves + move)
@@ -201,7 +201,7 @@ def _sweep(programs, kernel, moves, adapt, constants, betas, pilot, mass, step_s
             return (state, log_step), info.num_grad.sum()
 
         (state, log_step), used = jax.lax.scan(transition, (state, log_step), jnp.arange(moves))
-        return (state, log_step, remembered, gradients + used.sum()), (jnp.exp(log_step), inverse_mass)
+        return (state, log_step, remembered, gradients + used.sum()), (jnp.exp(log_step), inverse_mass_matrix)
 
     carry = (state, jnp.log(step_size), _spread(state.u, dense), jnp.asarray(0))
     steps = jnp.arange(1, betas.shape[0] + 1)

@@ -14,6 +14,7 @@ from numpyro.infer.reparam import LocScaleReparam
 
 from numpyro_mi import AIS, mi_bounds
 from numpyro_mi.model.checks import ModelError
+from numpyro_mi.model.trace import joint_model
 
 sample, Normal = numpyro.sample, dist.Normal
 DATA = np.arange(1.0, 4.0)
@@ -345,3 +346,54 @@ def test_a_likelihood_of_zero_is_legitimate():
     narrow = in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: dist.Uniform(z - 0.1, z + 0.1)))
     result = bounds(narrow, method=method, num_samples=500)
     assert 2.5 < result.lower < 3.03 and result.upper == np.inf
+
+
+def autoregression(x):
+    z = numpyro.sample("z", Normal(0, 1))
+    x = jnp.asarray(x)
+    numpyro.sample("x", Normal(z * x[:-1], 1).to_event(1), obs=x[1:])
+
+
+def level(x):
+    z = numpyro.sample("z", Normal(0, 1))
+    numpyro.sample("x", Normal(z * x, 1), obs=x)
+
+
+def numpy_only(x):
+    assert np.max(x) <= 10
+    z = numpyro.sample("z", Normal(0, 1))
+    numpyro.sample("x", Normal(z * float(np.mean(x)), 1).expand([3]).to_event(1), obs=np.asarray(x))
+
+
+@pytest.mark.parametrize(
+    "model, value",
+    [
+        (autoregression, [1.0, 4.0, 6.0]),
+        (autoregression, (1.0, 4.0, 6.0)),
+        (level, 1.5),
+        (level, jnp.asarray(1.5)),
+        (numpy_only, np.array([9.5, 1.0, 2.0])),
+        (numpy_only, [9.5, 1.0, 2.0]),
+    ],
+)
+def test_data_in_any_form_are_not_read(model, value):
+    with pytest.raises(ValueError, match="reads its data argument 'x' outside obs="):
+        mi_bounds(model, "z", "x", model_args=(value,))
+
+
+@pytest.mark.parametrize("value", [[1.0, 2.0, 3.0], np.array([1.0, 2.0, 3.0])])
+def test_data_in_any_form_are_accepted_in_obs(value):
+    def model(x, scale):
+        z = numpyro.sample("z", Normal(0, scale))
+        numpyro.sample("x", Normal(z, 1).expand([3]).to_event(1), obs=jnp.asarray(x))
+
+    joint_model(model, "z", "x", (value, 2.0))
+
+
+def test_no_refusal_leads_in_a_circle():
+    def model():
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("x", Normal(z, 1))
+
+    with pytest.raises(ValueError, match="data site 'z' .it would have to be integrated out. is discrete"):
+        mi_bounds(model, "x", "z")

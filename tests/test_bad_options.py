@@ -89,7 +89,7 @@ BAD_METHODS = {
         for value in BAD_COUNTS
     },
     "step_size": (AnnealedHMC, {"step_size": -1.0}, ValueError, r"positive step_size or None \(tuned\), got -1"),
-    "mass": (AnnealedHMC, {"inverse_mass": (1.0, -1.0)}, ValueError, "positive finite inverse_mass"),
+    "mass": (AnnealedHMC, {"inverse_mass_matrix": (1.0, -1.0)}, ValueError, "positive finite inverse_mass_matrix"),
     **{
         f"schedule_{i}": (AIS, {"schedule": values}, ValueError, RISE)
         for i, values in enumerate(

@@ -144,7 +144,7 @@ KERNELS = {
     ),
     "NUTS": lambda: NUTS(SMALL.model, max_tree_depth=4),
     "NUTS, dense": lambda: NUTS(SMALL.model, max_tree_depth=4, dense_mass=True),
-    "AnnealedHMC, frozen": lambda: AnnealedHMC(num_steps=4, step_size=0.3, inverse_mass=(0.2, 0.2)),
+    "AnnealedHMC, frozen": lambda: AnnealedHMC(num_steps=4, step_size=0.3, inverse_mass_matrix=(0.2, 0.2)),
 }
 
 
@@ -167,7 +167,7 @@ def test_kernels_agree(name, reference):
 def test_frozen_kernel_settings_are_honoured():
     result = mi_bounds(SMALL.model, "z", "x", method=AIS(10, 2, kernel=KERNELS["HMC, frozen"]()), num_samples=50)
     assert (result.plan[0]["step_size"] == np.float32(0.3)).all() or (result.plan[0]["step_size"] == 0.3).all()
-    np.testing.assert_allclose(result.plan[0]["inverse_mass"], 0.3)
+    np.testing.assert_allclose(result.plan[0]["inverse_mass_matrix"], 0.3)
     assert result.cost["pilot_forward"] == result.cost["pilot_reverse"] == 0
 
 

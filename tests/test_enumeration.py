@@ -42,7 +42,7 @@ class State(NamedTuple):
 
 
 class TableKernel:
-    """Moves by the matrices in `settings.inverse_mass` (forward, backward); `step_size` is t.
+    """Moves by the matrices in `settings.inverse_mass_matrix` (forward, backward); `step_size` is t.
 
     `applies(previous, current)` says whether the second transition is carried out: True in a
     valid kernel, a function of the chain's own history in an invalid one.
@@ -65,10 +65,10 @@ class TableKernel:
         return State(new, target.log_ratio(new), state.u), StepInfo(jnp.ones(()), jnp.asarray(0))
 
     def forward(self, target, state, settings, noise):
-        return self._move(target, state, settings.inverse_mass[0], settings, noise)
+        return self._move(target, state, settings.inverse_mass_matrix[0], settings, noise)
 
     def reverse(self, target, state, settings, noise):
-        return self._move(target, state, settings.inverse_mass[1], settings, noise)
+        return self._move(target, state, settings.inverse_mass_matrix[1], settings, noise)
 
 
 def tempered(x):

@@ -1,5 +1,7 @@
 """Plots: they draw what the result holds, whatever it holds, on every backend that the package supports."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 
@@ -27,7 +29,7 @@ def close_figures():
     plt.close("all")
 
 
-def made(scheme="IM", lost=0, gap=1.0, seed=0, latent=("z",)):
+def made(scheme="IM", lost=0, gap=1.0, seed=0, latent=("z",), sign=-1):
     """A result by hand whose terms and log-weights agree; the first `lost` draws have no forward weight."""
     rng = np.random.default_rng(seed)
     evidence = rng.normal(-20.0, 4.0, (DRAWS, 1))
@@ -36,7 +38,12 @@ def made(scheme="IM", lost=0, gap=1.0, seed=0, latent=("z",)):
     reverse = evidence + rng.normal(gap, 1.0, (DRAWS, 1 if scheme == "IM" else PARTICLES))
     lower, upper = evidence_bounds(forward, reverse, scheme)
     exact = evidence[:, 0] + rng.normal(2.0, 1.0, DRAWS)
-    stats = {"forward_log_weight": forward.astype(np.float32), "reverse_log_weight": reverse.astype(np.float32)}
+    stats = {
+        "forward_log_weight": forward.astype(np.float32),
+        "reverse_log_weight": reverse.astype(np.float32),
+        "forward_log_evidence": lower,
+        "reverse_log_evidence": upper,
+    }
     return MIBounds(
         exact - upper,
         exact - lower,
@@ -45,6 +52,10 @@ def made(scheme="IM", lost=0, gap=1.0, seed=0, latent=("z",)):
         {"class": "AIS", "scheme": {"class": scheme}},
         stats=(stats,),
         plan=({},),
+        decomposition=(
+            {"sign": 1, "integrated": [], "factors": {"x": list(latent)}},
+            {"sign": sign, "integrated": list(latent), "factors": {latent[0]: [], "x": list(latent)}},
+        ),
     )
 
 
@@ -192,6 +203,16 @@ class TestBounds:
         assert matplotlib.colors.same_color(axes_of(collection).collections[0].get_facecolor(), "red")
 
     @BACKENDS
+    def test_differences(self, backend):
+        difference = made() - made(gap=2.0, seed=1)
+        collection = plot_bounds(difference, backend=backend, true_value=0.0)
+        if backend == "matplotlib":
+            assert {"difference", "difference in mutual information (nats)"} <= set(texts(collection))
+        plot_bounds({"a": difference, "b": difference}, backend=backend)
+        with pytest.raises(TypeError, match="all MIBounds or all MIDifference"):
+            plot_bounds({"a": difference, "b": made()}, backend=backend)
+
+    @BACKENDS
     def test_draws_into_a_given_collection(self, backend):
         import xarray as xr
 
@@ -202,12 +223,18 @@ class TestBounds:
     def test_refusals(self):
         with pytest.raises(ValueError, match="needs a result"):
             plot_bounds({}, backend="none")
-        with pytest.raises(TypeError, match="needs MIBounds, got float for 'a'"):
+        with pytest.raises(TypeError, match="needs MIBounds or MIDifference, got float for 'a'"):
             plot_bounds({"a": 1.0}, backend="none")
         with pytest.raises(ValueError, match="unknown visuals .'lwoer'.*'lower'"):
             plot_bounds(made(), backend="none", visuals={"lwoer": False})
         with pytest.raises(TypeError):
             plot_bounds(made(), 1.0)
+
+
+def beyond(entry):
+    """How many weights a legend entry says are beyond the axis."""
+    found = re.search(r"(\d+) of \d+ are beyond the axis", entry)
+    return int(found.group(1)) if found else 0
 
 
 class TestLogWeights:
@@ -221,13 +248,25 @@ class TestLogWeights:
         assert collection.viz["plot"].size == (1 if pooled else 6)
 
     def test_area_is_the_share_of_finite_weights(self):
-        """Centred at the midpoint of the evidence bounds."""
+        """The two ends beyond the axis, half a percent each, are left out."""
         result = made(lost=15)
         collection = plot_log_weights(result, backend="matplotlib")
         outlines = [line for line in axes_of(collection).lines if len(line.get_xdata()) > 2]
         areas = [np.sum(np.diff(line.get_xdata()) * line.get_ydata()[:-1]) for line in outlines]
-        np.testing.assert_allclose(areas, [1.0, 0.75])
-        assert legend_texts(collection) == ["reverse", f"forward: {15 * PARTICLES} of {DRAWS * PARTICLES} are zero"]
+        reverse, forward = legend_texts(collection)
+        np.testing.assert_allclose(areas, [1.0 - beyond(reverse) / DRAWS, 0.75 - beyond(forward) / (DRAWS * PARTICLES)])
+        assert 0 <= beyond(forward) <= 4 and 0 <= beyond(reverse) <= 2
+        assert forward.startswith(f"forward: {15 * PARTICLES} of {DRAWS * PARTICLES} are zero")
+
+    def test_a_weight_far_out_does_not_stretch_the_axis(self):
+        result = made()
+        weights = result.stats[0]["forward_log_weight"].copy()
+        weights[3, 1] = -1e4
+        changed = dataclasses.replace(result, stats=({**result.stats[0], "forward_log_weight": weights},))
+        collection = plot_log_weights(changed, backend="matplotlib")
+        low, high = axes_of(collection).get_xlim()
+        assert -30 < low < high < 30
+        assert beyond(legend_texts(collection)[1]) >= 1
 
     def test_pooled_weights_are_centred(self):
         wide = plot_log_weights(made(gap=3.0), backend="matplotlib")
@@ -254,6 +293,23 @@ class TestLogWeights:
         assert full.get_title() == f"draw 8: gap {upper - lower:.3g} nats"
         assert empty.get_title() == "draw 0: gap infinite\nforward: 4 of 4 are zero"
 
+    @pytest.mark.parametrize(("sign", "given"), [(-1, ["upper", "lower"]), (1, ["lower", "upper"])])
+    def test_legend_says_which_bound_each_evidence_bound_gives(self, sign, given):
+        entries = legend_texts(plot_log_weights(made(sign=sign), pooled=False, backend="matplotlib"))
+        assert entries[2:] == [
+            f"lower evidence bound (for the {given[0]} bound on I)",
+            f"upper evidence bound (for the {given[1]} bound on I)",
+        ]
+
+    def test_evidence_bounds_are_read_and_not_made_again(self):
+        """A scheme of the user's combines the weights in its own way."""
+        result = made(scheme="mine.Scheme")
+        stats = {**result.stats[0], "forward_log_evidence": np.full(DRAWS, -50.0)}
+        collection = plot_log_weights(
+            dataclasses.replace(result, stats=(stats,)), pooled=False, draws=[0], backend="matplotlib"
+        )
+        assert axes_of(collection).lines[0].get_xdata()[0] == -50.0
+
     @pytest.mark.parametrize("sheet", ["default", "arviz-variat"])
     def test_no_text_overlaps(self, sheet):
         with plt.rc_context():
@@ -263,8 +319,8 @@ class TestLogWeights:
 
     def test_weights_all_alike(self):
         result = made()
-        for name in ("forward_log_weight", "reverse_log_weight"):
-            result.stats[0][name][:] = -3.0
+        alike = {name: np.full_like(value, -3.0) for name, value in result.stats[0].items()}
+        result = dataclasses.replace(result, stats=(alike,))
         plot_log_weights(result, backend="matplotlib")
         plot_log_weights(result, pooled=False, backend="matplotlib")
 

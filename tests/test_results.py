@@ -57,11 +57,16 @@ def weights(count, lost=0):
     for direction, values in (("forward", forward), ("reverse", forward[:, :1] + 1)):
         stats |= {
             f"{direction}_log_weight": values,
-            f"{direction}_accept": np.full(2, 0.9),
-            f"{direction}_accept_i": np.full(count, 0.9),
-            f"{direction}_grad": np.full(count, 7, np.int32),
+            f"{direction}_log_evidence": values.mean(1, dtype=np.float64),
+            f"{direction}_accept_prob": np.full(2, 0.9),
+            f"{direction}_accept_prob_i": np.full(count, 0.9),
+            f"{direction}_num_grad": np.full(count, 7, np.int32),
         }
-    plan = {"betas": np.array([0.0, 0.1, 0.5, 1.0]), "step_size": np.array([0.1, 0.2]), "inverse_mass": np.ones((2, 3))}
+    plan = {
+        "betas": np.array([0.0, 0.1, 0.5, 1.0]),
+        "step_size": np.array([0.1, 0.2]),
+        "inverse_mass_matrix": np.ones((2, 3)),
+    }
     return {"stats": (stats,), "plan": (plan,)}
 
 
@@ -141,6 +146,15 @@ class TestNumbers:
         ends = dict(zip(("lower", "upper"), result.interval(), strict=True))
         assert np.isinf(ends[missing]) and np.isfinite(ends[present])
 
+    def test_arrays_are_read_only(self, run):
+        for array in (run.lower_i, run.upper_i, run.stats[0]["forward_log_weight"], (run - run).lower_i):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 0
+
+    def test_evidence_bounds_make_the_gap(self, run):
+        gaps = run.stats[0]["reverse_log_evidence"] - run.stats[0]["forward_log_evidence"]
+        np.testing.assert_allclose(gaps, run.upper_i - run.lower_i)
+
     def test_partial(self):
         assert made(terms(count=100), terms(count=100), num_requested=300).partial
         assert not made(terms(count=100), terms(count=100), num_requested=100).partial
@@ -149,17 +163,17 @@ class TestNumbers:
 class TestTables:
     def test_summary(self, run):
         table = run.summary()
-        assert list(table.index) == ["lower", "upper", "gap", "midpoint"]
+        assert list(table.index) == ["lower", "upper", "gap", "estimate"]
         assert list(table.columns) == ["mean", "se", "mean_bits"]
         assert table.loc["upper", "mean"] == run.upper and table.loc["gap", "se"] == run.gap_se
-        assert table.loc["midpoint", "mean"] == run.estimate
+        assert table.loc["estimate", "mean"] == run.estimate
         np.testing.assert_allclose(table["mean_bits"], table["mean"] / np.log(2))
         assert (table.dtypes == np.float64).all()
 
     def test_summary_of_a_missing_side(self):
         table = made(terms(), None).summary()
         assert np.isfinite(table.loc["lower"]).all()
-        assert table.loc[["upper", "gap", "midpoint"]].isna().all().all()
+        assert table.loc[["upper", "gap", "estimate"]].isna().all().all()
 
     def test_to_frame(self, run):
         frame = run.to_frame()
@@ -182,8 +196,11 @@ class TestText:
             assert lines[name].strip() == f"{value:.4f} ± {se:.4f} nats"
         bits = f"[{low / np.log(2):.4f}, {high / np.log(2):.4f}] bits"
         assert lines["95% interval"].strip() == f"[{low:.4f}, {high:.4f}] nats = {bits}"
-        assert "gradients scored" in lines["cost"] and "in pilots" in lines["cost"] and "cpu" in lines["cost"]
-        assert "log p(x | ...)" in lines["exact"] and "integral" in lines["annealed"]
+        assert "gradients scored" in lines["cost"] and "in pilots" in lines["cost"]
+        seconds = f"{sum(run.seconds.values()):.1f} s, of which {run.seconds['compiling']:.1f} compiling, on cpu"
+        assert lines["cost"].endswith(seconds)
+        assert lines["exact"].strip() == "+ log p(x | z)"
+        assert lines["annealed"].strip() == "- log of the integral of p(z) p(x | z) over z"
         assert lines["verdict"].strip() == verdict(run)
 
     def test_missing_side_is_a_dash(self):
@@ -221,23 +238,81 @@ class TestText:
         cost = {"pilot_forward": 0, "pilot_reverse": 0, "scored_forward": count, "scored_reverse": 0}
         assert f"cost          {text} gradients scored" in report(made(terms(), terms(), cost=cost))
 
+    @pytest.mark.parametrize(
+        ("device", "text"), [("cpu (cpu)", "on cpu"), ("gpu (NVIDIA H100)", "on gpu (NVIDIA H100)"), ("tpu", "on tpu")]
+    )
+    def test_device_is_named_once(self, device, text):
+        cost, seconds = {"scored_forward": 5}, {"compiling": 31.0, "tuning": 2.0, "scoring": 7.1}
+        result = made(terms(), terms(), cost=cost, seconds=seconds, environment={"device": device})
+        assert f"; 40.1 s, of which 31.0 compiling, {text}\n" in report(result)
+
+    def test_long_decompositions_are_abbreviated(self):
+        sites = [f"z{i}" for i in range(16)]
+        exact = [{"sign": 1, "integrated": [], "factors": {f"x{i}": sites}} for i in range(5)]
+        integral = {"sign": -2, "integrated": sites, "factors": {name: [] for name in sites}}
+        lines = report(made(terms(), terms(), decomposition=(*exact, integral))).splitlines()
+        given = "z0, z1, z2, ... (16 sites)"
+        expected = " ".join(f"+ log p(x{i} | {given})" for i in range(3))
+        assert f"  exact         {expected} ... (5 terms)" in lines
+        over = f"p(z0) p(z1) p(z2) ... (16 factors) over {given}"
+        assert f"  annealed      - 2 log of the integral of {over}" in lines
+
+    def test_nothing_left(self):
+        text = report(made(np.zeros(20), np.zeros(20)))
+        assert "nothing is left of the decomposition: the groups are independent and I = 0 exactly" in text
+        assert "few" not in text
+        assert "I = 0" not in report(made(terms(), terms()))
+
     def test_singular_and_plural(self):
         text = report(made(terms(), terms(1.5), method=describe(AIS(1, 1))))
         assert "1 temperature x 1 particle," in text
 
 
+def heavy(wide=2, size=100.0, count=200):
+    """Nearly all of the gap is in a few draws."""
+    lower = terms(count=count)
+    gaps = np.full(count, 0.02)
+    gaps[:wide] = size
+    return made(lower, lower + gaps)
+
+
 class TestVerdict:
     def test_sampling_error_dominates(self):
-        assert "add draws, not temperatures" in verdict(with_gap(0.02))
+        text = verdict(with_gap(0.02))
+        assert "0.4 standard errors of the lower bound: more num_samples, rather than num_temperatures or" in text
 
     def test_gap_dominates(self):
-        assert "add temperatures or particles, not draws" in verdict(with_gap(2.0))
+        text = verdict(with_gap(2.0))
+        assert text.endswith("lower bound: more num_temperatures or num_particles, rather than num_samples.")
 
     def test_both_matter(self):
-        assert "draws both help" in verdict(with_gap(0.2))
+        assert "num_samples, and num_temperatures or num_particles, both help" in verdict(with_gap(0.2))
 
     def test_gap_without_sampling_error(self):
-        assert "add temperatures or particles, not draws" in verdict(made(np.zeros(200), np.ones(200)))
+        text = verdict(made(np.zeros(200), np.ones(200)))
+        assert text == "gap 1 without sampling error: more num_temperatures or num_particles, rather than num_samples."
+
+    def test_few_draws_make_the_gap(self):
+        """Their own tail inflates the standard error of the upper bound, which must not hide the gap."""
+        result = heavy()
+        assert result.gap < 2 * result.upper_se
+        advice = "more num_temperatures or num_particles, or another parametrisation."
+        assert verdict(result) == f"2 of 200 draws make 98% of the gap (median 0.02): {advice}"
+        assert verdict(heavy(1, count=150)).startswith("1 of 150 draws makes 97% of the gap (median 0.02): more num_t")
+        assert verdict(heavy(20)).endswith("rather than num_samples.")
+
+    def test_a_heavy_tail_below_the_sampling_error_is_no_matter(self):
+        assert "more num_samples, rather than" in verdict(heavy(size=3.0))
+
+    def test_noise_of_a_small_gap_is_no_tail(self):
+        """Large terms of both signs cancel in the sum, which makes the largest look like all of it."""
+        lower = terms(spread=0.01)
+        noise = terms(0.005, seed=3)
+        text = verdict(made(lower, lower + noise - noise.mean() + 0.005))
+        assert "of the gap" not in text
+
+    def test_crossing(self):
+        assert verdict(with_gap(-1.0)) == "none: the bounds cross."
 
     def test_exact(self):
         assert verdict(made(np.ones(200), np.ones(200))) == "exact."
@@ -256,12 +331,14 @@ class TestVerdict:
     def test_infinite_side_of_unknown_cause(self, side):
         sides = {"lower": terms(), "upper": terms()}
         sides[side][0] = np.nan
-        text = verdict(made(**{f"{name}_i": value for name, value in sides.items()}))
-        assert f"{side} (1) side" in text and "the other side stands" in text
+        result = made(**{f"{name}_i": value for name, value in sides.items()})
+        other = {"lower": "upper", "upper": "lower"}[side]
+        assert verdict(result) == f"only the {other} bound stands."
+        assert report(result).count("not finite") == 1
 
     def test_no_side_is_left(self):
-        text = verdict(made(np.full(3, -np.inf), np.full(3, np.inf)))
-        assert "lower (3) and upper (3)" in text and "no side stands" in text
+        assert verdict(made(np.full(3, -np.inf), np.full(3, np.inf))) == "no side stands."
+        assert verdict(made(np.full(3, -np.inf), None)) == "no side stands."
 
 
 class TestWarnings:
@@ -276,6 +353,13 @@ class TestWarnings:
         upper[0] = 100.0
         found = warnings_of(made(terms(), upper))
         assert len(found) == 1 and "upper bound are heavily skewed (+" in found[0]
+
+    def test_do_not_contradict_the_verdict(self):
+        """A skewed side is no reason for more draws where the verdict advises against them."""
+        for result in (heavy(), heavy(20, count=2000), with_gap(2.0)):
+            assert "num_samples" not in verdict(result).replace("rather than num_samples", "")
+            assert not any("add" in text or "num_samples" in text for text in warnings_of(result))
+        assert any("heavily skewed" in text for text in warnings_of(heavy()))
 
     def test_crossing_bounds(self):
         assert any("cross by more than 4" in text for text in warnings_of(with_gap(-1.0)))
@@ -298,13 +382,14 @@ class TestStorage:
     def test_of_odd_names_and_many_temperatures(self, tmp_path):
         """Names with a slash are no groups of the file, and attributes may exceed 64 kB."""
         method = describe(AIS(schedule=np.linspace(0, 1, 10_001) ** 1.5))
-        names = {"latent": ("outer/z", "κ"), "data": ("plate/x/obs",), "terms": ("a/b",)}
+        names = {"latent": ("outer/z", "κ"), "data": ("plate/x/obs",)}
+        names["decomposition"] = ({"sign": -2, "integrated": ["outer/z"], "factors": {"κ": [], "outer/z": ["κ"]}},)
         assert_round_trip(made(terms(), terms(), **names, method=method, num_requested=999), tmp_path)
 
     def test_of_two_integrals_and_one_temperature(self, tmp_path):
         one = weights(5)
-        plan = {"betas": np.array([0.0, 1.0]), "step_size": np.zeros(0), "inverse_mass": np.zeros((0, 2, 2))}
-        stats = {name: value[:0] if name.endswith("_accept") else value for name, value in one["stats"][0].items()}
+        plan = {"betas": np.array([0.0, 1.0]), "step_size": np.zeros(0), "inverse_mass_matrix": np.zeros((0, 2, 2))}
+        stats = {name: value[:0] if name.endswith("_accept_prob") else value for name, value in one["stats"][0].items()}
         both = {"stats": (stats, *one["stats"]), "plan": (plan, *one["plan"])}
         assert_round_trip(made(terms(count=5), terms(count=5), **both), tmp_path)
 
@@ -365,7 +450,7 @@ METHODS = {
     "array": AIS(schedule=np.array([0.0, 0.1, 0.55, 1.0])),
     "coupled": AIS(7, 2, scheme=CR()),
     "independent": AIS(7, 2, scheme=IM()),
-    "hmc": AIS(7, 2, kernel=AnnealedHMC(num_steps=5, step_size=0.3, inverse_mass=(1.0, 2.0), jitter=0.0)),
+    "hmc": AIS(7, 2, kernel=AnnealedHMC(num_steps=5, step_size=0.3, inverse_mass_matrix=(1.0, 2.0), jitter=0.0)),
     "numpyro_hmc": AIS(7, 2, kernel=HMC(model, num_steps=4, trajectory_length=None)),
     "numpyro_hmc_length": AIS(7, 2, kernel=HMC(model, trajectory_length=1.5, step_size=0.2, adapt_step_size=False)),
     "numpyro_nuts": AIS(7, 2, kernel=NUTS(model, max_tree_depth=4, dense_mass=True, target_accept_prob=0.7)),
@@ -440,18 +525,33 @@ class TestDifference:
         assert low < 0 < high  # the same mutual information, by two methods
 
     def test_other_draws_are_refused(self, run):
-        with pytest.raises(ValueError, match="same rng_key"):
+        with pytest.raises(ValueError, match="common random numbers .* same rng_key.*got rng_key: "):
             run - dataclasses.replace(run, key={**run.key, "data": [0, 4]})
-        with pytest.raises(ValueError, match="200 and 199 draws"):
+        with pytest.raises(ValueError, match="got num_samples: 200 and 199"):
             run - dataclasses.replace(run, lower_i=run.lower_i[:-1], upper_i=run.upper_i[:-1])
+        with pytest.raises(ValueError, match="got x64: False and True"):
+            run - dataclasses.replace(run, environment={**run.environment, "x64": "True"})
         with pytest.raises(TypeError):
             run - 1.0
+
+    def test_has_all_numbers_and_tables(self, run, other):
+        difference = run - other
+        assert (difference.lower, difference.lower_se) == mean(difference.lower_i)
+        assert difference.gap == pytest.approx(run.gap + other.gap)
+        assert difference.estimate == pytest.approx(run.estimate - other.estimate)
+        assert difference.num_samples == 200 and difference.num_non_finite == {"lower": 0, "upper": 0}
+        assert difference.summary().loc["upper", "mean"] == difference.upper
+        np.testing.assert_array_equal(difference.to_frame()["lower_i"], difference.lower_i)
 
     def test_missing_sides(self):
         difference = made(terms(), None) - made(None, terms())
         assert difference.upper_i is None and difference.interval()[1] == np.inf
-        assert "upper -" in repr(difference) and "lower 0.0000 ± 0.0000" in repr(difference)
+        assert "upper bound   -" in repr(difference) and "lower bound   0.0000 ± 0.0000" in repr(difference)
 
     def test_text(self, run, other):
-        text = repr(run - other)
-        assert text.startswith("MIDifference(lower ") and "upper" in text and text.endswith(" nats)")
+        difference = run - other
+        title, *lines = repr(difference).splitlines()
+        assert title == "Difference of mutual information: 200 pairs of joint draws"
+        assert lines[0] == f"  lower bound   {difference.lower:.4f} ± {difference.lower_se:.4f} nats"
+        low, high = difference.interval()
+        assert f"[{low:.4f}, {high:.4f}] nats" in lines[-1]

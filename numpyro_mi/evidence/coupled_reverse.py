@@ -57,9 +57,9 @@ class CR:
         stats = {
             "forward_log_weight": coupled,
             "reverse_log_weight": from_exact,
-            "forward_accept": forward.accept_prob,
-            "reverse_accept": reverse.accept_prob[:num_particles].mean(0),
-            "forward_grad": forward.num_grad + reverse.num_grad[num_particles:].sum(),
-            "reverse_grad": reverse.num_grad[:num_particles].sum(),
+            "forward_accept_prob": forward.accept_prob,
+            "reverse_accept_prob": reverse.accept_prob[:num_particles].mean(0),
+            "forward_num_grad": forward.num_grad + reverse.num_grad[num_particles:].sum(),
+            "reverse_num_grad": reverse.num_grad[:num_particles].sum(),
         }
         return Evidence(-log_mean_exp(-coupled), -log_mean_exp(-from_exact), stats)

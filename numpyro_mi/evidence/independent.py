@@ -44,9 +44,9 @@ class IM:
         stats = {
             "forward_log_weight": forward.log_weight,
             "reverse_log_weight": reverse.log_weight[None],
-            "forward_accept": forward.accept_prob.mean(0),
-            "reverse_accept": reverse.accept_prob,
-            "forward_grad": forward.num_grad.sum(),
-            "reverse_grad": reverse.num_grad,
+            "forward_accept_prob": forward.accept_prob.mean(0),
+            "reverse_accept_prob": reverse.accept_prob,
+            "forward_num_grad": forward.num_grad.sum(),
+            "reverse_num_grad": reverse.num_grad,
         }
         return Evidence(log_mean_exp(forward.log_weight), log_mean_exp(mixed), stats)

@@ -66,9 +66,9 @@ class IR:
         stats = {
             "forward_log_weight": mixed,
             "reverse_log_weight": reverse.log_weight,
-            "forward_accept": forward.accept_prob,
-            "reverse_accept": reverse.accept_prob.mean(0),
-            "forward_grad": forward.num_grad,
-            "reverse_grad": reverse.num_grad.sum(),
+            "forward_accept_prob": forward.accept_prob,
+            "reverse_accept_prob": reverse.accept_prob.mean(0),
+            "forward_num_grad": forward.num_grad,
+            "reverse_num_grad": reverse.num_grad.sum(),
         }
         return Evidence(-log_mean_exp(-mixed), -log_mean_exp(-reverse.log_weight), stats)

@@ -16,14 +16,14 @@ class StepSettings(NamedTuple):
     beta
         Inverse temperature, a scalar: the transition leaves `pi_0 * exp(beta * log_ratio)` invariant.
     step_size
-        Leapfrog step in units of `sqrt(inverse_mass)`.
-    inverse_mass
+        Leapfrog step in units of `sqrt(inverse_mass_matrix)`.
+    inverse_mass_matrix
         Diagonal `(d,)` or dense `(d, d)`, in squared units of the unconstrained coordinates.
     """
 
     beta: jax.Array
     step_size: jax.Array
-    inverse_mass: jax.Array
+    inverse_mass_matrix: jax.Array
 
 
 class StepInfo(NamedTuple):
@@ -87,7 +87,7 @@ class TunableKernel(Kernel, Protocol):
 
     Attributes
     ----------
-    step_size, inverse_mass
+    step_size, inverse_mass_matrix
         The user's values, or None: tuned.
     max_step_size
         No pilot tries a larger step.
@@ -100,7 +100,7 @@ class TunableKernel(Kernel, Protocol):
     @property
     def step_size(self) -> float | None: ...  # noqa: D102
     @property
-    def inverse_mass(self) -> Any: ...  # noqa: D102
+    def inverse_mass_matrix(self) -> Any: ...  # noqa: D102
     @property
     def max_step_size(self) -> float: ...  # noqa: D102
     @property

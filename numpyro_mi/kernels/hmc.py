@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 from jax.lax import erf, erfc
 
@@ -42,9 +43,9 @@ class AnnealedHMC:
     num_steps
         Leapfrog steps of a transition.
     step_size
-        In standard deviations (units of `sqrt(inverse_mass)`), one for all temperatures. None: one
+        In standard deviations (units of `sqrt(inverse_mass_matrix)`), one for all temperatures. None: one
         per temperature, tuned on pilot draws and frozen.
-    inverse_mass
+    inverse_mass_matrix
         Variance of each unconstrained coordinate, in NumPyro's order (sites alphabetically), one
         for all temperatures. None: one per temperature, tuned on pilot draws and frozen.
     jitter
@@ -56,12 +57,21 @@ class AnnealedHMC:
 
     num_steps: int = 3
     step_size: float | None = None
-    inverse_mass: tuple[float, ...] | None = None
+    inverse_mass_matrix: tuple[float, ...] | None = None
     jitter: float = 0.2
     target_accept_prob: float = 0.9
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
+        for name in ("step_size", "jitter", "target_accept_prob"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | np.number)):
+                raise TypeError(f"AnnealedHMC needs a number for {name}, got {value!r}.")
+        if self.inverse_mass_matrix is not None and np.ndim(self.inverse_mass_matrix) != 1:
+            raise ValueError(
+                "AnnealedHMC needs inverse_mass_matrix, one variance for each unconstrained coordinate, "
+                f"got {self.inverse_mass_matrix!r}."
+            )
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int | np.integer) or self.num_steps < 1:
             raise ValueError(f"AnnealedHMC needs num_steps, a positive integer, got {self.num_steps!r}.")
         if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
             raise ValueError(f"AnnealedHMC needs a positive step_size or None (tuned), got {self.step_size!r}.")
@@ -69,11 +79,13 @@ class AnnealedHMC:
             raise ValueError(f"AnnealedHMC needs 0 <= jitter < 1, got {self.jitter!r}.")
         if not 0 < self.target_accept_prob < 1:
             raise ValueError(f"AnnealedHMC needs 0 < target_accept_prob < 1, got {self.target_accept_prob!r}.")
-        if self.inverse_mass is not None:
-            masses = tuple(float(mass) for mass in self.inverse_mass)
+        if self.inverse_mass_matrix is not None:
+            masses = tuple(float(mass) for mass in self.inverse_mass_matrix)
             if not all(mass > 0 and math.isfinite(mass) for mass in masses):
-                raise ValueError(f"AnnealedHMC needs positive finite inverse_mass entries, got {self.inverse_mass!r}.")
-            object.__setattr__(self, "inverse_mass", masses)
+                raise ValueError(
+                    f"AnnealedHMC needs positive finite inverse_mass_matrix entries, got {self.inverse_mass_matrix!r}."
+                )
+            object.__setattr__(self, "inverse_mass_matrix", masses)
 
     @property
     def max_step_size(self) -> float:
@@ -99,7 +111,7 @@ class AnnealedHMC:
     ) -> tuple[ChainState, StepInfo]:
         """One transition."""
         beta = settings.beta
-        scale = jnp.sqrt(settings.inverse_mass)
+        scale = jnp.sqrt(settings.inverse_mass_matrix)
         step = settings.step_size * (1 + self.jitter * erf(noise.jitter / math.sqrt(2)))
         gradient = jax.grad(lambda u: target.log_base(u) + beta * target.log_ratio(u))
         # Velocities in units of the scale, so that their kinetic energy is that of a standard normal.

@@ -33,7 +33,7 @@ class NumPyroKernel:
         Of HMC: one of the two is set, the other None.
     max_tree_depth
         Of NUTS.
-    step_size, inverse_mass
+    step_size, inverse_mass_matrix
         The user's values, or None: tuned on pilot draws and frozen.
     dense_mass
         Whether the mass is a full matrix.
@@ -46,7 +46,7 @@ class NumPyroKernel:
     trajectory_length: float | None
     max_tree_depth: int
     step_size: float | None
-    inverse_mass: tuple | None
+    inverse_mass_matrix: tuple | None
     dense_mass: bool
     target_accept_prob: float
 
@@ -77,7 +77,7 @@ class NumPyroKernel:
             ParamInfo(state.u, -state.log_density(beta), -state.grad_density(beta)),
             num_warmup=0,
             step_size=settings.step_size,
-            inverse_mass_matrix=settings.inverse_mass,
+            inverse_mass_matrix=settings.inverse_mass_matrix,
             adapt_step_size=False,
             adapt_mass_matrix=False,
             dense_mass=self.dense_mass,
@@ -126,7 +126,7 @@ def from_numpyro(kernel: HMC) -> NumPyroKernel:
         trajectory_length=trajectory_length,
         max_tree_depth=depth if isinstance(depth, int) else depth[-1],
         step_size=None if kernel._adapt_step_size else float(kernel._step_size),
-        inverse_mass=_mass(kernel),
+        inverse_mass_matrix=_mass(kernel),
         dense_mass=_dense(kernel),
         target_accept_prob=float(kernel._target_accept_prob),
     )

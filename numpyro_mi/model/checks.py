@@ -265,10 +265,11 @@ def needs_integral(sites: Sequence[str], data: Sequence[str], latent: Sequence[s
     )
 
 
-def annealable(name: str, site: Site) -> None:
-    """Require a continuous latent with a map onto the real line."""
+def annealable(name: str, site: Site, role: str = "latent") -> None:
+    """Require a continuous site with a map onto the real line."""
     if site.obstacle:
-        raise ValueError(f"latent {name!r} {site.obstacle}")
+        where = "" if role == "latent" else " (it would have to be integrated out)"
+        raise ValueError(f"{role} {name!r}{where} {site.obstacle}")
 
 
 @contextmanager

@@ -77,9 +77,10 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
         then join the key, through the text of the gradient and the arrays that only it holds.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
+    closed = _live(closed)
     key: tuple = _identity(closed.jaxpr)
     if differentiable:
-        gradient = jax.make_jaxpr(jax.grad(lambda *args: fn(*args)))(*example)
+        gradient = _live(jax.make_jaxpr(jax.grad(lambda *args: fn(*args)))(*example))
         new = [const for const in gradient.consts if not any(const is known for known in closed.consts)]
         known = {_bytes(const) for const in closed.consts} if new else set()
         key += (*_identity(gradient.jaxpr), *(c for c in map(_bytes, new) if c not in known))
@@ -91,10 +92,19 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
 
 def essence(fn: Callable[[], Any]) -> tuple:
     """What the result of `fn()` is computed from: program and arrays, without dead code; comparable."""
-    closed = jax.make_jaxpr(fn)()
-    opened = jax.make_jaxpr(lambda consts: jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))())(closed.consts)
-    live, used = partial_eval.dce_jaxpr(opened.jaxpr, [True] * len(opened.jaxpr.outvars))
-    return (*_identity(live), *(_bytes(const) for const, u in zip(closed.consts, used, strict=True) if u))
+    closed = _live(jax.make_jaxpr(fn)())
+    return (*_identity(closed.jaxpr), *map(_bytes, closed.consts))
+
+
+def _live(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Without dead code, and without the arrays that only dead code reads.
+
+    A model called with its data and one called without then stage to the same simulation.
+    """
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    read = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
+    kept = [(var, const) for var, const in zip(jaxpr.constvars, closed.consts, strict=True) if id(var) in read]
+    return ClosedJaxpr(jaxpr.replace(constvars=[var for var, _ in kept]), [const for _, const in kept])
 
 
 def depends_on(fn: Callable, inputs: dict[str, Any]) -> dict[str, frozenset[str]]:

@@ -1,20 +1,18 @@
 """What a NumPyro model is made of: its random sites, how to simulate them, who depends on whom."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 import numpyro
 from jax import random
 from numpyro import handlers
 
-from numpyro_mi.model import checks
+from numpyro_mi.model import checks, leaks
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
-from numpyro_mi.model.staging import depends_on, essence
+from numpyro_mi.model.staging import depends_on
 from numpyro_mi.model.support import site_log_probs
 
 Values = dict[str, Any]
@@ -57,7 +55,7 @@ class JointModel:
 
     def simulate(self, rng_key: jax.Array) -> Values:
         """One ancestral draw of all random sites, by name."""
-        trace = handlers.trace(handlers.seed(self.joint(), rng_key)).get_trace()
+        trace = _trace(self.run, self.simulated, rng_key)
         return {name: trace[name]["value"] for name in self.sites}
 
     def held_at(self, values: Values, rng_key: jax.Array | int = 0) -> Callable[[], Any]:
@@ -111,7 +109,8 @@ def joint_model(
     checks.no_hidden_randomness([name for name, used in parents.items() if _KEY in used])
     checks.no_silent_evidence({name: used for name, used in parents.items() if name not in draft.sites})
     _check_masks(draft, parents)
-    _check_data_arguments(model, args, kwargs, params, draft)
+    if draft.simulated:
+        leaks.check(model, args, kwargs, params, draft.simulated, draft.sites, _trace)
     return replace(draft, parents={name: parents[name] - {name} for name in draft.sites})
 
 
@@ -122,14 +121,18 @@ def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
     return None
 
 
+def _trace(run: Callable, simulated: frozenset[str], rng_key: jax.Array) -> dict[str, dict]:
+    """Trace with the sites in `simulated` drawn whether or not they are given a value."""
+    model = handlers.condition(run, condition_fn=partial(_draw, simulated))
+    return handlers.trace(handlers.seed(model, rng_key)).get_trace()
+
+
 def _abstract_trace(run: Callable) -> dict[str, Site]:
     """Trace without computing."""
     found: dict[str, Site] = {}
 
     def record(rng_key):
-        model = handlers.condition(run, condition_fn=partial(_draw, frozenset()))
-        trace = handlers.trace(handlers.seed(model, rng_key)).get_trace()
-        found.update({name: site(msg) for name, msg in trace.items()})
+        found.update({name: site(msg) for name, msg in _trace(run, frozenset(), rng_key).items()})
 
     with checks.model_errors():
         jax.eval_shape(record, random.key(0))
@@ -184,77 +187,3 @@ def _check_masks(model: JointModel, parents: Mapping[str, frozenset[str]]) -> No
             checks.annealable(name, model.traced[name])
         readers = {child for child, used in parents.items() if name in used and child != name}
         checks.mask(name, by_mask[name], readers | ({name} & by_base[name]))
-
-
-def _check_data_arguments(model: Callable, args: tuple, kwargs: dict, params: dict, joint: JointModel) -> None:
-    """Refuse a model that reads its data argument elsewhere than in `obs=`.
-
-    An array argument is data if the observed value of a data site is computed from it. Once the
-    data are simulated nothing may depend on it any more, or the simulation would mix simulated
-    with real data.
-    """
-    leaves, tree = jax.tree.flatten((args, kwargs))
-    arrays = {str(i): leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and np.ndim(leaf) > 0}
-    if not arrays or not joint.simulated:
-        return
-
-    def traced(values, simulated):
-        filled = [values.get(str(i), leaf) for i, leaf in enumerate(leaves)]
-        new_args, new_kwargs = jax.tree.unflatten(tree, filled)
-        run = partial(handlers.substitute(model, data=params), *new_args, **new_kwargs)
-        drawn = handlers.condition(run, condition_fn=partial(_draw, simulated))
-        return handlers.trace(handlers.seed(drawn, random.key(0))).get_trace()
-
-    def observed(values):
-        trace = traced(values, frozenset())
-        return {name: trace[name]["value"] for name in joint.simulated}
-
-    def simulated(values):
-        trace = traced(values, joint.simulated)
-        return {
-            name: (trace[name]["value"], trace[name]["fn"].log_prob(jax.lax.stop_gradient(trace[name]["value"])))
-            for name in joint.sites
-        }
-
-    holds_data = _read_by(observed, arrays)
-    masks = {name for name in holds_data if np.issubdtype(np.asarray(arrays[name]).dtype, np.bool_)}
-    if masks != holds_data:
-        holds_data -= masks  # obs=jnp.where(mask, x, 0)
-    both = sorted(int(i) for i in holds_data & _read_by(simulated, arrays))
-    if both:
-        paths = [path for path, _ in jax.tree_util.tree_flatten_with_path((args, kwargs))[0]]
-        checks.refuse_data_reading([_argument_name(model, paths[i]) for i in both], joint.simulated)
-
-
-def _read_by(fn: Callable[[Values], Values], arrays: Values) -> frozenset[str]:
-    """The arrays that `fn` reads the values of.
-
-    Code that cannot be traced (NumPy functions of an argument, sizes computed from one) is staged at
-    the given values and at others instead: what is not read leaves the same program.
-    """
-    try:
-        return frozenset().union(*depends_on(fn, arrays).values())
-    except Exception:
-        if len(arrays) > 1:
-            return frozenset().union(*(_read_by(fn, {name: array}) for name, array in arrays.items()))
-    ((name, array),) = arrays.items()
-    try:
-        ramp = np.linspace(1, 2, array.size).reshape(array.shape)
-        dtype = np.asarray(array).dtype
-        # Still a pandas object, if it is one.
-        other = ~array if np.issubdtype(dtype, np.bool_) else array + ramp.astype(dtype)
-        same = essence(lambda: fn({name: array})) == essence(lambda: fn({name: other}))
-    except Exception:
-        return frozenset()  # other values are no input of the model
-    return frozenset() if same else frozenset({name})
-
-
-def _argument_name(model: Callable, path: tuple) -> str:
-    """Name of the model's argument that a pytree path of `(args, kwargs)` points to."""
-    where, key = path[0].idx, path[1]
-    if where == 1:
-        return str(key.key)
-    try:
-        return list(inspect.signature(model).parameters)[key.idx]
-    except (TypeError, ValueError, IndexError):
-        return f"positional argument {key.idx}"

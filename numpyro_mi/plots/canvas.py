@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
 WIDTH = 6.4  # of a figure with letters of 10 points, inches
+_LETTERS = 70  # that fit into a line of its legend
 
 Visuals = Mapping[str, Mapping[str, Any] | bool]
 """For a visual by name: more arguments for it, or False to leave it out."""
@@ -48,12 +49,16 @@ class Canvas(NamedTuple):
             self.collection.map(function, name, data=data, ignore_aes="all", **options)
 
     def legend(self, entries: dict[str, dict[str, Any]]) -> None:
-        """A legend above the plots."""
-        outside = {"loc": "outside upper center", "ncols": 2, "frameon": False, "fontsize": "medium"}
+        """A legend above the plots, in two columns where they fit."""
+        labels = list(entries)
+        half = -(-len(labels) // 2)
+        letters = sum(max(map(len, column)) for column in (labels[:half], labels[half:]) if column)
+        columns = 2 if letters <= _LETTERS else 1
+        outside = {"loc": "outside upper center", "ncols": columns, "frameon": False, "fontsize": "medium"}
         options = self.options("legend", outside if self.collection.backend == "matplotlib" else {})
         if options is not None:
             backend = import_module(f"arviz_plots.backend.{self.collection.backend}")
-            backend.legend(self.collection, list(entries.values()), list(entries), **options)
+            backend.legend(self.collection, list(entries.values()), labels, **options)
 
 
 def make_canvas(

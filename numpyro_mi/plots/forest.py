@@ -20,7 +20,7 @@ from numpyro_mi.plots.canvas import (
     set_limits,
     set_yticks,
 )
-from numpyro_mi.results import MIBounds
+from numpyro_mi.results import Bounds, MIBounds, MIDifference
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -46,7 +46,7 @@ _VISUALS = (
 
 
 def plot_bounds(
-    results: MIBounds | Mapping[str, MIBounds],
+    results: MIBounds | MIDifference | Mapping[str, MIBounds] | Mapping[str, MIDifference],
     *,
     true_value: float | None = None,
     prob: float = 0.95,
@@ -65,9 +65,10 @@ def plot_bounds(
     Parameters
     ----------
     results
-        One result, or several by label.
+        One result, or several by label: all of them bounds on a mutual information, or all on a
+        difference of two.
     true_value
-        Mutual information in nats, where known: a vertical line.
+        Mutual information (or difference) in nats, where known: a vertical line.
     prob
         Coverage of the interval.
     plot_collection
@@ -85,13 +86,14 @@ def plot_bounds(
     -------
     PlotCollection
     """
-    named = {_name(results): results} if isinstance(results, MIBounds) else dict(results)
+    named: dict[str, Any] = {_name(results): results} if isinstance(results, Bounds) else dict(results)
     if not named:
         raise ValueError("plot_bounds needs a result, got an empty mapping.")
     rows = [_row(label, result, prob) for label, result in named.items()]
+    quantity = _quantity(named)
     figsize = (WIDTH, 1.1 + sum(row.height for row in rows))
     canvas = make_canvas(scalar(0.0), plot_collection, backend, figsize, visuals, _VISUALS, pc_kwargs)
-    _draw_rows(canvas, rows, true_value)
+    _draw_rows(canvas, rows, true_value, quantity)
     legend = {
         "lower bound ± 1 standard error": {"color": "C0", "marker": canvas.right, "width": 2.5},
         "upper bound ± 1 standard error": {"color": "C1", "marker": canvas.left, "width": 2.5},
@@ -123,13 +125,24 @@ class _Row(NamedTuple):
         return values[np.isfinite(values)]
 
 
-def _name(result: MIBounds) -> str:
-    return f"I({', '.join(result.latent)}; {', '.join(result.data)})"
+def _name(result: Bounds) -> str:
+    if isinstance(result, MIBounds):
+        return f"I({', '.join(result.latent)}; {', '.join(result.data)})"
+    return "difference"
 
 
-def _row(label: str, result: MIBounds, prob: float) -> _Row:
-    if not isinstance(result, MIBounds):
-        raise TypeError(f"plot_bounds needs MIBounds, got {type(result).__name__} for {label!r}.")
+def _quantity(named: Mapping[str, Bounds]) -> str:
+    kinds = {isinstance(result, MIDifference) for result in named.values()}
+    if len(kinds) > 1:
+        raise TypeError(
+            "plot_bounds needs results that are all MIBounds or all MIDifference: one axis has one meaning."
+        )
+    return "difference in mutual information" if kinds.pop() else "mutual information"
+
+
+def _row(label: str, result: Bounds, prob: float) -> _Row:
+    if not isinstance(result, Bounds):
+        raise TypeError(f"plot_bounds needs MIBounds or MIDifference, got {type(result).__name__} for {label!r}.")
     pairs = {"lower": (result.lower, result.lower_se), "upper": (result.upper, result.upper_se)}
     lines = [fill(str(label), 30)]
     for side, (value, error) in pairs.items():
@@ -144,7 +157,7 @@ def _row(label: str, result: MIBounds, prob: float) -> _Row:
     return _Row("\n".join(lines), result.interval(prob), bounds, errors)
 
 
-def _draw_rows(canvas: Canvas, rows: list[_Row], true_value: float | None) -> None:
+def _draw_rows(canvas: Canvas, rows: list[_Row], true_value: float | None, quantity: str) -> None:
     """All rows, the first on top."""
     from arviz_plots import visuals
 
@@ -177,7 +190,7 @@ def _draw_rows(canvas: Canvas, rows: list[_Row], true_value: float | None) -> No
     canvas.draw("axis", visuals.remove_axis, scalar(0.0), axis="y")
     canvas.draw("labels", set_yticks, scalar(0.0), values=heights, labels=[row.label for row in rows])
     canvas.draw("ticks", visuals.ticklabel_props, scalar(0.0), size="medium")
-    canvas.draw("xlabel", visuals.labelled_x, scalar(0.0), text="mutual information (nats)", size="medium")
+    canvas.draw("xlabel", visuals.labelled_x, scalar(0.0), text=f"{quantity} (nats)", size="medium")
     canvas.draw("limits", set_limits, scalar(0.0), x=tuple(edges), y=(-sizes.sum(), 0.0))
 
 

@@ -33,8 +33,9 @@ def plot_log_weights(
 ) -> PlotCollection:
     """Log-weights behind the two evidence bounds of one annealed integral, forward against reverse.
 
-    The better the two overlap, the narrower the gap. Weights of zero have no place on the axis;
-    they are counted in the legend or title, and take their part of the area.
+    The better the two overlap, the narrower the gap. Weights of zero have no place on the axis, and
+    histograms leave out what lies beyond the 0.5 % and 99.5 % quantiles of both directions (or far
+    beyond their quartiles); they are counted in the legend or title, and take their part of the area.
 
     Parameters
     ----------
@@ -79,13 +80,17 @@ def plot_log_weights(
 
 
 class _Weights(NamedTuple):
-    """Log-weights of some draws `(n, K)`, and the evidence bounds made of them `(n,)`."""
+    """Log-weights of some draws `(n, K)`, and the evidence bounds made of them `(n,)`.
+
+    `sign` is that of the log-evidence in the mutual information; None where it is not known.
+    """
 
     draw: np.ndarray
     forward: np.ndarray
     reverse: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    sign: int | None
 
     @property
     def gap(self) -> np.ndarray:
@@ -108,12 +113,10 @@ def _weights(result: MIBounds, integral: int, draws: Sequence[int] | None, most:
         raise ValueError(f"integral={integral!r}, but this result has {len(result.stats)} annealed integrals.")
     stats = result.stats[integral]
     forward, reverse = (np.asarray(stats[f"{side}_log_weight"], np.float64) for side in ("forward", "reverse"))
-    scheme = (result.method.get("scheme") or {}).get("class")
-    if scheme == "IM":
-        lower, upper = _log_mean_exp(forward), _log_mean_exp(np.hstack([reverse, forward[:, 1:]]))
-    else:
-        lower, upper = -_log_mean_exp(-forward), -_log_mean_exp(-reverse)
-    weights = _Weights(np.arange(len(forward)), forward, reverse, lower, upper)
+    lower, upper = (np.asarray(stats[f"{side}_log_evidence"], np.float64) for side in ("forward", "reverse"))
+    signs = [part["sign"] for part in result.decomposition if part["integrated"]]
+    sign = signs[integral] if integral < len(signs) else None
+    weights = _Weights(np.arange(len(forward)), forward, reverse, lower, upper, sign)
     if draws is None:
         chosen = weights.draw if most is None else np.argsort(-weights.gap, kind="stable")[:most]
     else:
@@ -125,14 +128,7 @@ def _weights(result: MIBounds, integral: int, draws: Sequence[int] | None, most:
             or (np.unique(chosen).size < chosen.size)
         ):
             raise ValueError(f"draws must be different indices from 0 to {len(forward) - 1}, got {draws!r}.")
-    return _Weights(*(values[chosen] for values in weights))
-
-
-def _log_mean_exp(values: np.ndarray) -> np.ndarray:
-    from scipy.special import logsumexp
-
-    with np.errstate(divide="ignore"):
-        return logsumexp(values, axis=1) - np.log(values.shape[1])
+    return _Weights(chosen, forward[chosen], reverse[chosen], lower[chosen], upper[chosen], sign)
 
 
 def _draw_pooled(canvas: Canvas, weights: _Weights) -> None:
@@ -144,12 +140,12 @@ def _draw_pooled(canvas: Canvas, weights: _Weights) -> None:
         name: (values - weights.centre[:, None]).ravel()
         for name, values in (("reverse", weights.reverse), ("forward", weights.forward))
     }
-    finite = {name: values[np.isfinite(values)] for name, values in centred.items()}
-    edges = _bin_edges(finite["forward"], finite["reverse"])
+    shown = _clipped({name: values[np.isfinite(values)] for name, values in centred.items()})
+    edges = _bin_edges(*shown.values())
     tallest, legend = 0.0, {}
     canvas.draw("center", visuals.vline, scalar(0.0), color="B2", width=1, linestyle="C1")
     for (name, values), color in zip(centred.items(), ("C0", "C1"), strict=True):
-        density = np.histogram(finite[name], edges)[0] / (values.size * np.diff(edges))
+        density = np.histogram(shown[name], edges)[0] / (values.size * np.diff(edges))
         tallest = max(tallest, density.max())
         data = xr.Dataset(
             {"value": (("plot_axis", "bin"), [density, edges[:-1], edges[1:]])},
@@ -157,7 +153,7 @@ def _draw_pooled(canvas: Canvas, weights: _Weights) -> None:
         )
         canvas.draw(name, visuals.hist, data, color=color, alpha=0.35)
         canvas.draw(f"{name}_line", visuals.step_hist, data, color=color, width=1.2)
-        legend[_count(name, values)] = {"color": color, "width": 6, "alpha": 0.6}
+        legend[_count(name, values, shown[name].size)] = {"color": color, "width": 6, "alpha": 0.6}
     canvas.draw(
         "xlabel",
         visuals.labelled_x,
@@ -169,6 +165,22 @@ def _draw_pooled(canvas: Canvas, weights: _Weights) -> None:
     canvas.draw("axis", visuals.remove_axis, scalar(0.0), axis="y")
     canvas.draw("limits", set_limits, scalar(0.0), x=(edges[0], edges[-1]), y=(0.0, 1.05 * tallest or 1.0))
     canvas.legend(legend)
+
+
+def _clipped(groups: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without what lies beyond the ends of every group: a few weights can be far out."""
+    ends = [_ends(group) for group in groups.values() if group.size]
+    if not ends:
+        return groups
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return {name: group[(low <= group) & (group <= high)] for name, group in groups.items()}
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    """The 0.5 % and 99.5 % quantiles, but at most ten interquartile ranges beyond the quartiles."""
+    least, low, high, most = np.quantile(values, (0.005, 0.25, 0.75, 0.995))
+    reach = 10 * (high - low) or np.inf
+    return max(least, low - reach), min(most, high + reach)
 
 
 def _bin_edges(*groups: np.ndarray) -> np.ndarray:
@@ -205,8 +217,8 @@ def _draw_panels(canvas: Canvas, weights: _Weights) -> None:
         data = by_draw(values, "particle")
         canvas.draw(name, visuals.scatter_x, data, y=y, color=color, alpha=0.7, size=22)
         legend[f"{name} log-weight"] = {"color": color, "marker": "C0", "linestyle": "none"}
-    legend["lower evidence bound"] = {"color": "C1", "width": 1.2, "linestyle": "C1"}
-    legend["upper evidence bound"] = {"color": "C0", "width": 1.2, "linestyle": "C1"}
+    legend[_bound("lower", weights.sign)] = {"color": "C1", "width": 1.2, "linestyle": "C1"}
+    legend[_bound("upper", weights.sign)] = {"color": "C0", "width": 1.2, "linestyle": "C1"}
     facets = by_draw(np.zeros(len(weights.draw)))
     titles = dict(zip(weights.draw.tolist(), _titles(weights), strict=True))
     canvas.draw("title", _title, facets, texts=titles, size="small", subset_info=True)
@@ -234,10 +246,21 @@ def _title(_, target, *, texts, sel, var_name, isel, **kwargs):
     return labelled_title(_, target, text=texts[int(sel["draw"])], **kwargs)
 
 
-def _count(name: str, values: np.ndarray) -> str:
-    """Name of a direction, with how many of its weights have no place on the axis."""
-    bad = int((~np.isfinite(values)).sum())
-    if not bad:
-        return name
-    what = "are zero" if np.isneginf(values[~np.isfinite(values)]).all() else "are not finite"
-    return f"{name}: {bad} of {values.size} {what}"
+def _bound(side: str, sign: int | None) -> str:
+    """Name of an evidence bound, with the bound on the mutual information that it gives."""
+    if sign is None:
+        return f"{side} evidence bound"
+    given = side if sign > 0 else {"lower": "upper", "upper": "lower"}[side]
+    return f"{side} evidence bound (for the {given} bound on I)"
+
+
+def _count(name: str, values: np.ndarray, shown: int | None = None) -> str:
+    """Name of a direction, with how many of its weights are not on the axis."""
+    finite = np.isfinite(values)
+    bad, beyond = int((~finite).sum()), 0 if shown is None else int(finite.sum()) - shown
+    notes = []
+    if bad:
+        notes.append(f"{bad} of {values.size} are {'zero' if np.isneginf(values[~finite]).all() else 'not finite'}")
+    if beyond:
+        notes.append(f"{beyond} of {values.size} are beyond the axis")
+    return f"{name}: {', '.join(notes)}" if notes else name
