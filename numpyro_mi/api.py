@@ -149,7 +149,12 @@ def _key(rng_key: jax.Array | int | None) -> jax.Array:
         return jax.random.key(int(rng_key))
     if isinstance(rng_key, jax.Array | np.ndarray):
         if rng_key.ndim == 0 and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key):
+            if rng_key.dtype != jax.random.key(0).dtype:
+                raise TypeError(
+                    f"rng_key is of type {rng_key.dtype}, but JAX's default is {jax.random.key(0).dtype}: "
+                    "pass a key of the default kind, or an integer."
+                )
             return jnp.asarray(rng_key)
-        if rng_key.ndim == 1 and rng_key.dtype == np.uint32:
+        if rng_key.shape == jax.random.key_data(jax.random.key(0)).shape and rng_key.dtype == np.uint32:
             return jax.random.wrap_key_data(jnp.asarray(rng_key))
     raise TypeError(f"rng_key must be a JAX random key, an integer or None, got {rng_key!r}.")

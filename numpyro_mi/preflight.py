@@ -17,6 +17,9 @@ from numpyro_mi.simulation import blocks
 _NUM_DRAWS = 4096
 _BLOCK = 512
 _LARGEST_T = 6.0
+_LARGEST_DRIFT = 1e-2  # relative; recomputing a draw through a transform and back rounds
+_LARGEST_SHARE = 0.01
+_MOST_COLUMNS = 1000
 
 
 def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
@@ -35,18 +38,27 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     # The base draws must not be the simulated latents again: a key of its own for each role.
     joint_key, base_key, sampler_key = jax.random.split(rng_key, 3)
     counts: dict[tuple[str, str], int] = {}
+    drift: dict[str, float] = {}
+    latents: dict[str, list[np.ndarray]] = {}
     differences: list[dict[tuple[int, str], np.ndarray]] = []
     first: JointDraw | None = None
     for start, draws in blocks(staged.draw, joint_key, _NUM_DRAWS, _BLOCK):
         first = draws if first is None else first
         for name, value in draws.log_probs.items():
             _count(counts, ("log-density", name), value)
+            moved = np.asarray(draws.drift[name])
+            drift[name] = max(drift.get(name, 0.0), float(np.where(np.isfinite(moved), moved, 0.0).max()))
         for point in draws.points:
             for name, value in point.items():
                 _count(counts, ("unconstrained value", name), value)
+                latents.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :_MOST_COLUMNS])
         differences.append(_posterior_differences(staged, draws, jax.random.fold_in(sampler_key, start)))
     assert first is not None
+    for name, largest in drift.items():
+        if largest > _LARGEST_DRIFT:
+            checks.consistent(name, largest)
     checks.finite_at_own_draws(counts, _NUM_DRAWS)
+    _check_atoms(latents)
     for integral in staged.integrals:
         held = {name: first.values[name] for name in integral.held}
         found = _factors_at_base(
@@ -60,6 +72,15 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
         checks.legitimate_at_prior_draws(jax.device_get(found))
     _check_posterior_sampler(differences)
     return first
+
+
+def _check_atoms(latents: dict[str, list[np.ndarray]]) -> None:
+    """Refuse a latent of which one value keeps coming back."""
+    for name, parts in latents.items():
+        for column in np.concatenate(parts).T:
+            share = np.unique(column, return_counts=True)[1].max() / _NUM_DRAWS
+            if share > _LARGEST_SHARE:
+                checks.atoms(name, share)
 
 
 def _count(counts: dict, key: tuple[str, str], values: Any) -> None:

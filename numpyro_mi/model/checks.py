@@ -150,6 +150,15 @@ def proper(name: str, fn: dist.Distribution) -> None:
         )
 
 
+def no_own_keys(names: Sequence[str]) -> None:
+    """Refuse sites whose noise is the same in every simulation, or that of another site."""
+    if names:
+        raise ValueError(
+            f"site(s) {_listed(names)} bring a key of their own (rng_key= of numpyro.sample, or handlers.seed inside "
+            "the model), which is the same in every simulation or serves another site too: leave the keys to NumPyro."
+        )
+
+
 def value_shapes(sites: Mapping[str, Site]) -> None:
     """Refuse values that hold more than one draw of their site."""
     for name, site in sites.items():
@@ -308,6 +317,24 @@ def legitimate_at_prior_draws(log_probs: Mapping[str, Any]) -> None:
                 f"the log-density of site {name!r} is NaN or +inf at {bad} of {len(values)} prior draws: check the "
                 "parameters of its distribution over the whole range of the prior."
             )
+
+
+def consistent(name: str, largest: float) -> NoReturn:
+    """Refuse a model that is not the same model every time it is called."""
+    raise ValueError(
+        f"the log-density of site {name!r} is not the same where the model draws it and where it is held at that "
+        f"draw (relative difference {largest:.2g}): the model draws with numpy.random or changes state of its own, or "
+        "NumPyro does not put held values in their places (scan(..., reverse=True): scan over the flipped sequence)."
+    )
+
+
+def atoms(name: str, share: float) -> NoReturn:
+    """Refuse a continuous latent whose draws repeat."""
+    raise ValueError(
+        f"{share:.1%} of the draws of latent {name!r} have one and the same value: NumPyro clips them at the edge of "
+        "the support, or they are too coarse in float32 at this distance from zero, so that they do not follow the "
+        "density. Use jax.enable_x64, or measure the latent from nearer its location."
+    )
 
 
 def _listed(names: Collection[str]) -> str:

@@ -33,6 +33,8 @@ class JointDraw(NamedTuple):
         The random sites by name, on their own (constrained) space.
     log_probs
         Log-density of each random site given its parents, in nats.
+    drift
+        For each site, by how much that differs from its log-density in the trace that drew it.
     points
         For each integral, its integrated sites in unconstrained coordinates: an exact draw of the
         normalised integrand.
@@ -40,6 +42,7 @@ class JointDraw(NamedTuple):
 
     values: Values
     log_probs: Values
+    drift: Values
     points: tuple[Values, ...]
 
 
@@ -107,11 +110,14 @@ def _with_held(program: Program, constants: Constants, held: Values, first: Any)
 
 
 def _joint_draw(model: JointModel, decomposition: Decomposition, rng_key: jax.Array) -> JointDraw:
-    values = model.simulate(rng_key)
+    drawing = model.drawing_trace(rng_key)
+    values = {name: drawing[name]["value"] for name in model.sites}
     trace = handlers.trace(model.held_at(values)).get_trace()
-    log_probs = site_log_probs(trace, model.sites)
+    held, drawn = site_log_probs(trace, model.sites), site_log_probs(drawing, model.sites)
+    log_probs = {name: held[name] for name in model.sites}
+    drift = {name: jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.sites}
     points = tuple(_unconstrain(trace, values, integral) for integral in decomposition.integrals)
-    return JointDraw(values, {name: log_probs[name] for name in model.sites}, points)
+    return JointDraw(values, log_probs, drift, points)
 
 
 def _unconstrain(trace: Mapping[str, dict], values: Values, integral: LogMarginal) -> Values:

@@ -53,9 +53,8 @@ def check(
         run = partial(handlers.substitute(model, data=dict(params)), *new["args"].values(), **new["kwargs"])
         return trace(run, drawn, random.key(0))
 
-    def given(values: Arguments) -> dict[str, Any]:
-        found = traced(values, frozenset())
-        return {name: found[name]["value"] for name in simulated}
+    def given(site: str, values: Arguments) -> dict[str, Any]:
+        return {site: traced(values, frozenset())[site]["value"]}
 
     def simulation(values: Arguments) -> dict[str, Any]:
         found = traced(values, simulated)
@@ -66,10 +65,11 @@ def check(
 
     if not numbers:
         return
-    holds_data = _read_by(given, numbers)
-    masks = {name for name in holds_data if np.issubdtype(np.asarray(numbers[name]).dtype, np.bool_)}
-    if masks != holds_data:
-        holds_data -= masks  # obs=jnp.where(mask, x, 0)
+    holds_data: set[str] = set()
+    for site in simulated:
+        sources = _read_by(partial(given, site), numbers)
+        masks = {name for name in sources if np.issubdtype(np.asarray(numbers[name]).dtype, np.bool_)}
+        holds_data |= sources if masks == sources else sources - masks  # obs=jnp.where(mask, x, 0)
     both = sorted(int(i) for i in holds_data & _read_by(simulation, numbers)) if holds_data else []
     if both:
         paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(passed, is_leaf=_is_number_list)[0]]

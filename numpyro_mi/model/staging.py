@@ -8,6 +8,7 @@ the result and compiles nothing; a changed program compiles again.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,7 +88,10 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
     constants = [
         c if jnp.issubdtype(jnp.result_type(c), jax.dtypes.prng_key) else jnp.asarray(c) for c in closed.consts
     ]
-    return Staged(Program(closed.jaxpr, jax.tree.structure(shape), key), constants)
+    # The same computation under other names of sites is another program: it returns another dict.
+    out_tree = jax.tree.structure(shape)
+    key += (jax.tree.structure(example), out_tree)
+    return Staged(Program(closed.jaxpr, out_tree, key), constants)
 
 
 def essence(fn: Callable[[], Any]) -> tuple:
@@ -123,6 +127,14 @@ def depends_on(fn: Callable, inputs: dict[str, Any]) -> dict[str, frozenset[str]
         _, used = partial_eval.dce_jaxpr(closed.jaxpr, wanted)
         result[name] = frozenset(n for n, u in zip(input_names, used, strict=True) if u)
     return result
+
+
+def repeated_outputs(fn: Callable, inputs: dict[str, Any]) -> set[str]:
+    """Named outputs of `fn(inputs)` that are the very value of another output."""
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(inputs)
+    names = [name for name in sorted(shape) for _ in jax.tree.leaves(shape[name])]
+    counts = Counter(id(var) for var in closed.jaxpr.outvars)
+    return {name for name, var in zip(names, closed.jaxpr.outvars, strict=True) if counts[id(var)] > 1}
 
 
 def _identity(jaxpr: Jaxpr) -> tuple:

@@ -19,7 +19,8 @@ from numpyro.distributions.distribution import Distribution, FoldedDistribution,
 from numpyro_mi.model.sites import WRAPPERS, ingredients, unwrapped
 
 JACOBIAN = "<jacobian>"  # no site is named like this
-_ROUNDING = 8.0
+_ROUNDING = 8.0  # units in the last place
+_WIDENING = 1e-2  # of the distance between two bounds
 
 Test = Callable[[jax.Array], jax.Array]
 
@@ -29,7 +30,8 @@ def site_log_probs(
 ) -> dict[str, jax.Array]:
     """Log-density of each named site of a trace, summed over its elements.
 
-    Sites in `moved` come from the real line through their own support and need no check. The
+    Sites in `moved` come from the real line through their declared support, which is wider than the
+    true one where a transform does not know its domain (an affine map of an exponential). The
     log-determinants of their maps are summed under `JACOBIAN`.
     """
     found: dict[str, jax.Array] = {JACOBIAN: jnp.zeros(())}
@@ -37,7 +39,7 @@ def site_log_probs(
         if site["type"] != "sample":
             continue
         if name in names:
-            fn = _copied(site["fn"], checked=False) if name in moved else on_support(site["fn"])
+            fn = on_support(site["fn"], moves=name in moved)
             found[name] = jnp.sum(fn.log_prob(jnp.asarray(site["value"])))
         elif isinstance(unwrapped(site["fn"]), Unit):
             # Models with a factor of their own are refused, so this is a log-determinant.
@@ -45,13 +47,8 @@ def site_log_probs(
     return found
 
 
-def on_support(fn: Distribution) -> Distribution:
-    """A copy of a distribution whose `log_prob` is -inf outside the support."""
-    return _copied(fn, checked=True)
-
-
-def _copied(fn: Distribution, checked: bool, moves: bool = False) -> Distribution:
-    """Copy `fn` and what it is made of without NumPyro's validation, with our check if `checked`.
+def on_support(fn: Distribution, moves: bool = False) -> Distribution:
+    """A copy of a distribution whose `log_prob` is -inf outside the support, without NumPyro's validation.
 
     A support with constant bounds needs no check at a draw of its own, unless something around it
     moves the draw: `moves`.
@@ -64,10 +61,10 @@ def _copied(fn: Distribution, checked: bool, moves: bool = False) -> Distributio
     fn._validate_args = False
     for name, value in list(ingredients(fn)):
         if isinstance(value, Distribution):
-            setattr(fn, name, _copied(value, checked, inner))
+            setattr(fn, name, on_support(value, inner))
         else:
-            setattr(fn, name, type(value)(_copied(item, checked, inner) for item in value))
-    if not checked or isinstance(fn, WRAPPERS):
+            setattr(fn, name, type(value)(on_support(item, inner) for item in value))
+    if isinstance(fn, WRAPPERS):
         return fn
     test = _outside_images(fn, moves) if images else _outside_bounds(fn.support, moves)
     if test is not None:
@@ -115,7 +112,11 @@ def _outside_bounds(support: Any, moves: bool) -> Test | None:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-    if isinstance(support, constraints.multinomial) or (lower is None and upper is None):
+    if isinstance(support, constraints.multinomial):
+        total = upper
+        wrong_total = lambda value: ((value.sum(-1) != total) | (value < 0).any(-1))[..., None]  # noqa: E731
+        return wrong_total if moves or _traced([total]) else None
+    if lower is None and upper is None:
         return None
     if not (moves or _traced([lower, upper])):
         return None
@@ -123,8 +124,14 @@ def _outside_bounds(support: Any, moves: bool) -> Test | None:
     def outside(value: jax.Array) -> jax.Array:
         eps = jnp.finfo(value.dtype).eps if jnp.issubdtype(jnp.result_type(value), jnp.floating) else 0.0
         # A NaN is not outside: it is for the checks to find.
-        below = False if lower is None else value < lower - _ROUNDING * eps * (jnp.abs(value) + jnp.abs(lower))
-        above = False if upper is None else value > upper + _ROUNDING * eps * (jnp.abs(value) + jnp.abs(upper))
+        # At a large location the room for rounding must not become a wider support.
+        most = jnp.inf if lower is None or upper is None else _WIDENING * (upper - lower)
+
+        def room(bound: Any) -> jax.Array:
+            return jnp.minimum(_ROUNDING * eps * (jnp.abs(value) + jnp.abs(bound)), most)
+
+        below = False if lower is None else value < lower - room(lower)
+        above = False if upper is None else value > upper + room(upper)
         return jnp.asarray(below | above)
 
     return outside

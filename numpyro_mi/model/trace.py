@@ -12,7 +12,7 @@ from numpyro import handlers
 
 from numpyro_mi.model import checks, leaks
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
-from numpyro_mi.model.staging import depends_on
+from numpyro_mi.model.staging import depends_on, repeated_outputs
 from numpyro_mi.model.support import site_log_probs
 
 Values = dict[str, Any]
@@ -55,8 +55,12 @@ class JointModel:
 
     def simulate(self, rng_key: jax.Array) -> Values:
         """One ancestral draw of all random sites, by name."""
-        trace = _trace(self.run, self.simulated, rng_key)
+        trace = self.drawing_trace(rng_key)
         return {name: trace[name]["value"] for name in self.sites}
+
+    def drawing_trace(self, rng_key: jax.Array) -> dict[str, dict]:
+        """Trace of one ancestral draw."""
+        return _trace(self.run, self.simulated, rng_key)
 
     def held_at(self, values: Values, rng_key: jax.Array | int = 0) -> Callable[[], Any]:
         """The model with sites held at given values; what is asked of it never depends on the key."""
@@ -103,9 +107,11 @@ def joint_model(
     with checks.model_errors():
         used, keyed = _parameter_use(draft)
         by_key = depends_on(lambda inputs: draft.simulate(inputs[_KEY]), {_KEY: random.key(0)})
+        own_keys = _own_keys(draft)
         parents = _parents(draft)
     checks.parameters(traced, params, used, keyed)
     checks.drawn([name for name in draft.sites if not by_key[name]])
+    checks.no_own_keys(own_keys)
     checks.no_hidden_randomness([name for name, used in parents.items() if _KEY in used])
     checks.no_silent_evidence({name: used for name, used in parents.items() if name not in draft.sites})
     _check_masks(draft, parents)
@@ -156,6 +162,19 @@ def _parameter_use(model: JointModel) -> tuple[frozenset[str], frozenset[str]]:
     return used, frozenset(name for name, by in depends_on(initial, {_KEY: random.key(0)}).items() if by)
 
 
+def _own_keys(model: JointModel) -> list[str]:
+    """Sites whose key is not the simulation's, or also that of a site before it."""
+
+    def keys(inputs):
+        trace = model.drawing_trace(inputs[_KEY])
+        found = {name: trace[name]["kwargs"].get("rng_key") for name in model.sites if name not in model.simulated}
+        return {name: key for name, key in found.items() if key is not None}
+
+    inputs = {_KEY: random.key(0)}
+    fixed = {name for name, used in depends_on(keys, inputs).items() if not used}
+    return [name for name in model.sites if name in fixed | repeated_outputs(keys, inputs)]
+
+
 def _parents(model: JointModel) -> dict[str, frozenset[str]]:
     """Direct dependencies among all sites, later ones too (feedback inside `scan`), and on the key."""
     names = [name for name, found in model.traced.items() if found.kind == "sample"]
@@ -163,8 +182,10 @@ def _parents(model: JointModel) -> dict[str, frozenset[str]]:
 
     def log_probs(inputs):
         values = {name: value for name, value in inputs.items() if name != _KEY}
-        found = site_log_probs(handlers.trace(model.held_at(values, inputs[_KEY])).get_trace(), names)
-        return {name: found[name] for name in names}
+        trace = handlers.trace(model.held_at(values, inputs[_KEY])).get_trace()
+        found = site_log_probs(trace, names)
+        # With the parameters: a total of counts, say, may matter to the draws and not to the log-density.
+        return {name: (found[name], jax.tree.leaves(unwrapped(trace[name]["fn"]))) for name in names}
 
     return depends_on(log_probs, {**example, _KEY: random.key(0)})
 
