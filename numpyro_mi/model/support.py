@@ -19,8 +19,8 @@ from numpyro.distributions.distribution import Distribution, FoldedDistribution,
 from numpyro_mi.model.sites import WRAPPERS, ingredients, unwrapped
 
 JACOBIAN = "<jacobian>"  # no site is named like this
-_ROUNDING = 8.0  # units in the last place
-_WIDENING = 1e-2  # of the distance between two bounds
+_ROUNDING = 2.0  # units in the last place, of the value and of the bound
+_WIDENING = 0.02  # of the distance between two bounds
 
 Test = Callable[[jax.Array], jax.Array]
 
@@ -124,11 +124,13 @@ def _outside_bounds(support: Any, moves: bool) -> Test | None:
     def outside(value: jax.Array) -> jax.Array:
         eps = jnp.finfo(value.dtype).eps if jnp.issubdtype(jnp.result_type(value), jnp.floating) else 0.0
         # A NaN is not outside: it is for the checks to find.
-        # At a large location the room for rounding must not become a wider support.
-        most = jnp.inf if lower is None or upper is None else _WIDENING * (upper - lower)
+        # Room for rounding that is wide against the distance of the bounds would be another support: then
+        # there is none, and draws that round to the outside are found before anything is scored.
+        width = jnp.inf if lower is None or upper is None else upper - lower
 
         def room(bound: Any) -> jax.Array:
-            return jnp.minimum(_ROUNDING * eps * (jnp.abs(value) + jnp.abs(bound)), most)
+            rounding = _ROUNDING * eps * (jnp.abs(value) + jnp.abs(bound))
+            return jnp.where(rounding < _WIDENING * width, rounding, 0.0)
 
         below = False if lower is None else value < lower - room(lower)
         above = False if upper is None else value > upper + room(upper)
