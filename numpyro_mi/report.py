@@ -87,6 +87,11 @@ def warnings_of(result: MIBounds) -> list[str]:
             )
     if _cross(result):
         found.append("the bounds cross by more than 4 standard errors: please report this model, it should not happen.")
+    if result.upper is not None and result.upper_se is not None and result.upper < -4 * result.upper_se:
+        found.append(
+            "the upper bound lies below zero by more than 4 standard errors, which no mutual information does: does a "
+            "distribution of the model draw from another law than its log_prob says?"
+        )
     return found
 
 

@@ -177,6 +177,20 @@ def test_a_domain_that_is_declared_needs_no_check():
     assert low <= 0.760 <= high
 
 
+def test_an_impossible_upper_bound_is_said_to_be_so():
+    class Liar(dist.Normal):
+        def log_prob(self, value, *args):
+            return dist.Normal(self.loc, 0.2).log_prob(value)
+
+    def model():
+        z = sample("z", Normal(0, 1))
+        sample("x", Liar(z, 2.0))
+
+    result = bounds(model)
+    assert result.upper < -4 * result.upper_se
+    assert "the upper bound lies below zero" in repr(result)
+
+
 def test_room_for_rounding_is_no_wider_support():
     """At a location of 1e5 the distance of the bounds is a hundred units in the last place."""
 
