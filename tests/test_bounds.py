@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from numpyro.infer import HMC, NUTS
 
 from numpyro_mi import AIS, CR, IM, IR, AnnealedHMC, LinearSchedule, SigmoidSchedule, mi_bounds, tasks
@@ -195,3 +196,23 @@ def test_interval_covers_in_repeated_runs():
         low, high = type(result)(result.lower_i[piece], result.upper_i[piece], ("z",), ("x",), {}).interval(0.9)
         missed += not low <= SMALL.information <= high
     assert 1 <= missed <= 19
+
+
+def test_random_walk_in_a_scan_called_with_real_data():
+    """x_t ~ N(x_{t-1}, 1) from x_0 = c ~ N(0, 1): only x_1 speaks of c, so I = log(2) / 2, whatever the data passed."""
+
+    def walk(x):
+        c = numpyro.sample("c", dist.Normal(0, 1))
+
+        def step(carry, value):
+            drawn = numpyro.sample("x", dist.Normal(carry, 1), obs=value)
+            return drawn, None
+
+        scan(step, c, x)
+
+    passed = np.array([100.0, 200.0, 300.0, 400.0], np.float32)
+    result = mi_bounds(walk, "c", "x", model_args=(passed,), method=AIS(40, 4), num_samples=2000)
+    assert covers(result, 0.5 * np.log(2))
+    assert result.gap < 0.02 + 4 * result.gap_se
+    other = mi_bounds(walk, "c", "x", model_args=(0 * passed,), method=AIS(40, 4), num_samples=2000)
+    np.testing.assert_array_equal(result.lower_i, other.lower_i)
