@@ -1,0 +1,32 @@
+"""The scripts of `examples/` run, at tiny sizes."""
+
+import argparse
+import json
+import pathlib
+import runpy
+
+import pytest
+
+from numpyro_mi import MIBounds
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+
+
+def run(name, **options):
+    runpy.run_path(str(EXAMPLES / name))["main"](argparse.Namespace(**options))
+
+
+def test_quickstart(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    run("quickstart.py", num_latents=2, num_samples=100, output=tmp_path)
+    printed = capsys.readouterr().out
+    assert "closed form" in printed and "95% interval" in printed
+    assert {path.name for path in tmp_path.iterdir()} == {"quickstart.nc", "bounds.png", "log_weights.png"}
+    assert MIBounds.from_netcdf(tmp_path / "quickstart.nc").num_samples == 100
+
+
+def test_throughput(capsys):
+    run("benchmarks/throughput.py", chains=8, num_temperatures=5, num_steps=2, repeats=1)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["model"] for line in lines] == ["linear10", "decoder 10-256-784"]
+    assert all(line["ratio"] > 0 for line in lines)
