@@ -9,13 +9,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from .channels import noisy_channel, uniform_noise
-from .conjugate import beta_binomial, dirichlet_multinomial, gamma_exponential, poisson_gamma
-from .decoders import linear10, linear200, linear_vae, mlp10
-from .gaussian import correlated_normal, hierarchical_normal, multivariate_normal
-from .task import Task
-from .transforms import Asinh, Cube, NormalCDF, Spiral
-from .warped import warped
+from numpyro_mi.tasks.channels import noisy_channel, uniform_noise
+from numpyro_mi.tasks.conjugate import beta_binomial, dirichlet_multinomial, gamma_exponential, poisson_gamma
+from numpyro_mi.tasks.decoders import linear10, linear200, linear_vae, mlp10
+from numpyro_mi.tasks.gaussian import correlated_normal, hierarchical_normal, multivariate_normal
+from numpyro_mi.tasks.task import Task
+from numpyro_mi.tasks.transforms import Asinh, Cube, NormalCDF, Spiral
+from numpyro_mi.tasks.warped import warped
 
 __all__ = [
     "TASKS",

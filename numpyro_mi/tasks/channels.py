@@ -12,7 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 from scipy.special import xlogy
 
-from .task import Task
+from numpyro_mi.tasks.task import Task
 
 
 def noisy_channel(num_symbols: int = 8, reroll: float = 0.2) -> Task:

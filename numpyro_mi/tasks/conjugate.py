@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 from scipy import special
 
-from .task import Task
+from numpyro_mi.tasks.task import Task
 
 
 def gamma_exponential(concentration: float = 2.0) -> Task:

@@ -11,7 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-from .task import Task
+from numpyro_mi.tasks.task import Task
 
 # Matrix products ask for full precision: accelerators otherwise round the factors to some 10 bits, which
 # shifts the mean by more than a small noise forgives and so changes the mutual information.

@@ -11,7 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-from .task import Task
+from numpyro_mi.tasks.task import Task
 
 
 def correlated_normal(rho: float = 0.75) -> Task:

@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.infer.reparam import Reparam
 
-from .task import Task
+from numpyro_mi.tasks.task import Task
 
 
 class _WarpReparam(Reparam):
