@@ -3,14 +3,14 @@
 Runs on pilot draws, before anything is tuned or scored.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.model import checks
 from numpyro_mi.model.densities import JointDraw, StagedModel, annealed_target, flatten
 from numpyro_mi.simulation import blocks
 
@@ -56,8 +56,8 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     assert first is not None
     for name, largest in drift.items():
         if largest > _LARGEST_DRIFT:
-            checks.consistent(name, largest)
-    checks.finite_at_own_draws(counts, _NUM_DRAWS)
+            _refuse_drift(name, largest)
+    _check_finite(counts, _NUM_DRAWS)
     _check_atoms(latents)
     for integral in staged.integrals:
         held = {name: first.values[name] for name in integral.held}
@@ -69,9 +69,53 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
             base_key,
             held,
         )
-        checks.legitimate_at_prior_draws(jax.device_get(found))
+        _check_legitimate(jax.device_get(found))
     _check_posterior_sampler(differences)
     return first
+
+
+def _check_finite(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:
+    """Refuse a model whose own draws have no finite density or no finite unconstrained value.
+
+    Exact draws at the edge of a support may be infinite in float32. Up to one in a thousand they
+    are scored as what they are, an infinite term; above that nothing finite can come out.
+    """
+    for (what, name), bad in counts.items():
+        if bad > num_draws / 1000:
+            raise ValueError(
+                f"the {what} of site {name!r} is not finite at {bad} of {num_draws} of the model's own draws (above "
+                "1 in 1,000): a draw at the edge of the support, or parameters out of range. Use jax.enable_x64, a "
+                "support farther from its edge, or check the distribution's parameters."
+            )
+
+
+def _check_legitimate(log_probs: Mapping[str, Any]) -> None:
+    """Refuse NaN or +inf at prior draws; a likelihood of zero is legitimate."""
+    for name, values in log_probs.items():
+        bad = int((np.isnan(values) | np.isposinf(values)).sum())
+        if bad:
+            raise ValueError(
+                f"the log-density of site {name!r} is NaN or +inf at {bad} of {len(values)} prior draws: check the "
+                "parameters of its distribution over the whole range of the prior."
+            )
+
+
+def _refuse_drift(name: str, largest: float) -> NoReturn:
+    """Refuse a model that is not the same model every time it is called."""
+    raise ValueError(
+        f"the log-density of site {name!r} is not the same where the model draws it and where it is held at that "
+        f"draw (relative difference {largest:.2g}): the model draws with numpy.random or changes state of its own, or "
+        "NumPyro does not put held values in their places (scan(..., reverse=True): scan over the flipped sequence)."
+    )
+
+
+def _refuse_atoms(name: str, share: float) -> NoReturn:
+    """Refuse a continuous latent whose draws repeat."""
+    raise ValueError(
+        f"{share:.1%} of the draws of latent {name!r} have one and the same value: NumPyro clips them at the edge of "
+        "the support, or they are too coarse in float32 at this distance from zero, so that they do not follow the "
+        "density. Use jax.enable_x64, or measure the latent from nearer its location."
+    )
 
 
 def _check_atoms(latents: dict[str, list[np.ndarray]]) -> None:
@@ -80,7 +124,7 @@ def _check_atoms(latents: dict[str, list[np.ndarray]]) -> None:
         for column in np.concatenate(parts).T:
             share = np.unique(column, return_counts=True)[1].max() / _NUM_DRAWS
             if share > _LARGEST_SHARE:
-                checks.atoms(name, share)
+                _refuse_atoms(name, share)
 
 
 def _count(counts: dict, key: tuple[str, str], values: Any) -> None:

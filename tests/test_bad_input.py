@@ -387,7 +387,7 @@ def test_data_in_any_form_are_accepted_in_obs(value):
         z = numpyro.sample("z", Normal(0, scale))
         numpyro.sample("x", Normal(z, 1).expand([3]).to_event(1), obs=jnp.asarray(x))
 
-    joint_model(model, "z", "x", (value, 2.0))
+    assert joint_model(model, "z", "x", (value, 2.0)).simulated == {"x"}
 
 
 def test_no_refusal_leads_in_a_circle():

@@ -293,50 +293,6 @@ def differentiable(names: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def finite_at_own_draws(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:
-    """Refuse a model whose own draws have no finite density or no finite unconstrained value.
-
-    Exact draws at the edge of a support may be infinite in float32. Up to one in a thousand they
-    are scored as what they are, an infinite term; above that nothing finite can come out.
-    """
-    for (what, name), bad in counts.items():
-        if bad > num_draws / 1000:
-            raise ValueError(
-                f"the {what} of site {name!r} is not finite at {bad} of {num_draws} of the model's own draws (above "
-                "1 in 1,000): a draw at the edge of the support, or parameters out of range. Use jax.enable_x64, a "
-                "support farther from its edge, or check the distribution's parameters."
-            )
-
-
-def legitimate_at_prior_draws(log_probs: Mapping[str, Any]) -> None:
-    """Refuse NaN or +inf at prior draws; a likelihood of zero is legitimate."""
-    for name, values in log_probs.items():
-        bad = int((np.isnan(values) | np.isposinf(values)).sum())
-        if bad:
-            raise ValueError(
-                f"the log-density of site {name!r} is NaN or +inf at {bad} of {len(values)} prior draws: check the "
-                "parameters of its distribution over the whole range of the prior."
-            )
-
-
-def consistent(name: str, largest: float) -> NoReturn:
-    """Refuse a model that is not the same model every time it is called."""
-    raise ValueError(
-        f"the log-density of site {name!r} is not the same where the model draws it and where it is held at that "
-        f"draw (relative difference {largest:.2g}): the model draws with numpy.random or changes state of its own, or "
-        "NumPyro does not put held values in their places (scan(..., reverse=True): scan over the flipped sequence)."
-    )
-
-
-def atoms(name: str, share: float) -> NoReturn:
-    """Refuse a continuous latent whose draws repeat."""
-    raise ValueError(
-        f"{share:.1%} of the draws of latent {name!r} have one and the same value: NumPyro clips them at the edge of "
-        "the support, or they are too coarse in float32 at this distance from zero, so that they do not follow the "
-        "density. Use jax.enable_x64, or measure the latent from nearer its location."
-    )
-
-
 def _listed(names: Collection[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
