@@ -107,6 +107,13 @@ def test_no_needless_compilation_and_no_stale_program(reference):
     assert compiled_programs() == before, "the same computation under another function is the same program"
 
 
+def test_data_in_place_compile_nothing_new(reference):
+    before = compiled_programs()
+    result = run(model_args=(LOADINGS, np.full(12, 7.0, np.float32)))
+    np.testing.assert_array_equal(result.lower_i, reference.lower_i)
+    assert compiled_programs() == before
+
+
 def test_a_changed_python_number_compiles_again():
     def model(scale):
         z = numpyro.sample("z", dist.Normal(0, 1))
