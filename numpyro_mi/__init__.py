@@ -4,8 +4,10 @@ from numpyro_mi import tasks
 from numpyro_mi.api import mi_bounds
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
+from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.guides.regression import RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.plots import plot_bounds, plot_log_weights
 from numpyro_mi.results import MIBounds, MIDifference
@@ -16,6 +18,10 @@ __version__ = "0.1.0"
 __all__ = [
     "AIS",
     "AnnealedHMC",
+    "BarberAgakov",
+    "IWAE",
+    "RegressionGuide",
+    "StructuredInfoNCE",
     "CR",
     "IM",
     "IR",

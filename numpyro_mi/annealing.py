@@ -68,11 +68,15 @@ class Randomness(NamedTuple):
         Particle index -> exact draw of the target (only with a posterior sampler).
     noise
         Direction (FORWARD or REVERSE), particle index, transition index -> noise of the kernel.
+    ancestors
+        Direction, index of the transition that follows, log-weights `(K,)` -> K independent particle
+        indices with probabilities proportional to the weights; None where nothing is resampled.
     """
 
     base: Callable[[jax.Array], jax.Array]
     target: Callable[[jax.Array], jax.Array]
     noise: Callable[[int, jax.Array, jax.Array], Any]
+    ancestors: Callable[[int, jax.Array, jax.Array], jax.Array] | None = None
 
 
 def keyed_randomness(target: AnnealedTarget, kernel: Kernel, rng_key: jax.Array, u: jax.Array) -> Randomness:
@@ -92,7 +96,12 @@ def keyed_randomness(target: AnnealedTarget, kernel: Kernel, rng_key: jax.Array,
             raise ValueError("this target has no exact sampler.")
         return target.sample_target(keyed(3, particle))
 
-    return Randomness(base, exact, noise)
+    def ancestors(direction, step, log_weight):
+        # Transitions count from 1, so the key of transition 0 is free.
+        key = jax.random.fold_in(jax.random.fold_in(keyed(direction, 0), 0), step)
+        return jax.random.categorical(key, log_weight, shape=log_weight.shape)
+
+    return Randomness(base, exact, noise, ancestors)
 
 
 def make_path(betas: np.ndarray, step_size: np.ndarray, inverse_mass_matrix: np.ndarray) -> Path:
@@ -132,7 +141,7 @@ def _run(
         state, total, lost = carry
         increment, settings, step = inputs
         state, info = move(target, state, settings, noise(step))
-        total, lost = _add(total, lost, increment * state.log_ratio)
+        total, lost = compensated_add(total, lost, increment * state.log_ratio)
         return (state, total, lost), info
 
     carry = (state, total, jnp.zeros_like(total))
@@ -140,7 +149,7 @@ def _run(
     return Chain(state.u, total, info.accept_prob, 1 + info.num_grad.sum())
 
 
-def _add(total: jax.Array, lost: jax.Array, term: jax.Array) -> tuple[jax.Array, jax.Array]:
+def compensated_add(total: jax.Array, lost: jax.Array, term: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compensated (Kahan) sum: thousands of float32 increments lose no hundredth of a nat."""
     term = term - lost
     new = total + term

@@ -12,11 +12,15 @@ from numpyro_mi.decomposition import Decomposition, LogMarginal, decompose
 from numpyro_mi.driver import RawRun, run
 from numpyro_mi.environment import environment
 from numpyro_mi.evidence.ais import AIS
+from numpyro_mi.evidence.base import EvidenceMethod
+from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
+from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import JointModel, joint_model
 from numpyro_mi.results import MIBounds
 
 DEFAULT_NUM_SAMPLES = 1000
+METHODS = (AIS, IWAE, BarberAgakov, StructuredInfoNCE)
 
 
 def mi_bounds(
@@ -24,7 +28,7 @@ def mi_bounds(
     latent: str | Sequence[str],
     data: str | Sequence[str],
     *,
-    method: AIS | None = None,
+    method: EvidenceMethod | None = None,
     num_samples: int = DEFAULT_NUM_SAMPLES,
     rng_key: jax.Array | int | None = None,
     params: Mapping[str, Any] | None = None,
@@ -49,7 +53,7 @@ def mi_bounds(
     latent, data
         Name or names of the sites of the two groups.
     method
-        `AIS(...)`; None means its defaults.
+        `AIS(...)`, `IWAE(...)`, `BarberAgakov(...)` or `StructuredInfoNCE(...)`; None means `AIS()`.
     num_samples
         Joint draws to score, fixed beforehand; the standard errors fall as its root.
     rng_key
@@ -92,19 +96,23 @@ def mi_bounds(
     (0.76, 0.85)
     """
     method = AIS() if method is None else method
-    if not isinstance(method, AIS):
-        raise TypeError(f"method must be AIS(...) or None, got {method!r}.")
+    if not isinstance(method, METHODS):
+        names = ", ".join(f"{cls.__name__}(...)" for cls in METHODS)
+        raise TypeError(f"method must be one of {names}, or None for AIS(), got {method!r}.")
     num_samples = _integer("num_samples", num_samples, at_least=2)
     batch_size = None if batch_size is None else _integer("batch_size", batch_size, at_least=1)
     key = _key(rng_key)
     joint = joint_model(model, latent, data, model_args, model_kwargs, params)
     decomposition = decompose(joint)
-    staged = stage_model(joint, decomposition, getattr(method.scheme, "posterior_sampler", None))
+    sampler = method.scheme.posterior_sampler if isinstance(method, AIS) and isinstance(method.scheme, IR) else None
+    staged = stage_model(joint, decomposition, sampler)
     raw = run(staged, decomposition, method, key, num_samples, batch_size, progress_bar)
     return _result(joint, decomposition, method, key, raw)
 
 
-def _result(joint: JointModel, decomposition: Decomposition, method: AIS, key: jax.Array, raw: RawRun) -> MIBounds:
+def _result(
+    joint: JointModel, decomposition: Decomposition, method: EvidenceMethod, key: jax.Array, raw: RawRun
+) -> MIBounds:
     return MIBounds(
         lower_i=raw.lower_i,
         upper_i=raw.upper_i,
@@ -113,6 +121,7 @@ def _result(joint: JointModel, decomposition: Decomposition, method: AIS, key: j
         method=describe(method),
         plan=tuple(plan._asdict() for plan in raw.plans),
         stats=raw.stats,
+        guides=raw.guides,
         cost=raw.cost,
         seconds=raw.seconds,
         key={"data": np.asarray(jax.random.key_data(key)).tolist(), "impl": str(jax.random.key_impl(key))},

@@ -9,8 +9,10 @@ import numpy as np
 from numpyro_mi import schedules
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
+from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.kernels.numpyro_kernels import NumPyroKernel
 
@@ -21,6 +23,10 @@ _CLASSES: dict[str, Callable] = {
         IM,
         CR,
         IR,
+        IWAE,
+        BarberAgakov,
+        StructuredInfoNCE,
+        RegressionGuide,
         AnnealedHMC,
         NumPyroKernel,
         schedules.PowerSchedule,
@@ -42,6 +48,8 @@ def describe(value: Any) -> Any:
     value
         A configuration object such as `AIS(...)`, or any part of one.
     """
+    if isinstance(value, FittedRegression):
+        return {"fitted": describe(value.config)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
         cls = type(value)

@@ -9,15 +9,17 @@ import numpy as np
 
 from numpyro_mi.annealing import Path
 from numpyro_mi.decomposition import Decomposition
-from numpyro_mi.evidence.ais import AIS
-from numpyro_mi.model.densities import JointDraw, StagedModel, annealed_target, flatten
+from numpyro_mi.evidence.base import EvidenceMethod
+from numpyro_mi.guides.base import FittedGuide, guide_stats
+from numpyro_mi.integrals import ModelIntegral
+from numpyro_mi.model.densities import JointDraw, StagedModel, flatten
 from numpyro_mi.preflight import preflight
 from numpyro_mi.progress import Progress
-from numpyro_mi.simulation import blocks
+from numpyro_mi.simulation import blocks, joint_pairs
 from numpyro_mi.timing import Stopwatch
 from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, Plan, tune
 
-_JOINT, _CHAINS, _PILOT_JOINT, _PILOT_CHAINS = range(4)
+_JOINT, _CHAINS, _PILOT_JOINT, _PILOT_CHAINS, _FIT, _CONDITION, _PILOT_CONDITION = range(7)
 _LANES = 1024  # chains of a block: more raise no rate on a CPU, and blocks are where a run can be stopped
 
 
@@ -32,6 +34,8 @@ class RawRun(NamedTuple):
         For each integral, what the evidence estimates reported.
     plans
         For each integral, its frozen settings.
+    guides
+        For each integral, the fitted guide that its path starts from, if any.
     cost
         Gradient evaluations by stage and direction.
     seconds
@@ -44,6 +48,7 @@ class RawRun(NamedTuple):
     upper_i: np.ndarray
     stats: tuple[dict[str, np.ndarray], ...]
     plans: tuple[Plan, ...]
+    guides: tuple[FittedGuide | None, ...]
     cost: dict[str, int]
     seconds: dict[str, float]
     num_requested: int
@@ -52,7 +57,7 @@ class RawRun(NamedTuple):
 def run(
     staged: StagedModel,
     decomposition: Decomposition,
-    method: AIS,
+    method: EvidenceMethod,
     rng_key: jax.Array,
     num_samples: int,
     batch_size: int | None,
@@ -64,13 +69,17 @@ def run(
     with Progress(-(-num_samples // size), progress_bar) as progress:
         progress.stage("checking the model")
         pilots = preflight(staged, jax.random.fold_in(rng_key, _PILOT_JOINT))
-        plans, cost = _tune(staged, method, pilots, jax.random.fold_in(rng_key, _PILOT_CHAINS), progress)
+        guides = _fit(staged, method, rng_key, progress)
+        integrals = [
+            ModelIntegral(integral.integrand, guide) for integral, guide in zip(staged.integrals, guides, strict=True)
+        ]
+        plans, cost = _tune(staged, integrals, method, pilots, rng_key, progress)
         seconds = {"tuning": watch.lap()}
-        scored = _Scored(decomposition, staged, method, [plan.path() for plan in plans])
+        scored = _Scored(decomposition, staged, integrals, method, [plan.path() for plan in plans])
         progress.stage("compiling and scoring")
         try:
             for first, draws in blocks(staged.draw, jax.random.fold_in(rng_key, _JOINT), num_samples, size):
-                scored.add(draws, jax.random.fold_in(rng_key, _CHAINS), first, min(size, num_samples - first))
+                scored.add(draws, rng_key, first, min(size, num_samples - first))
                 progress.stage("scoring")
                 progress.block(*scored.running())
         except KeyboardInterrupt:
@@ -79,16 +88,26 @@ def run(
         seconds["scoring"] = watch.lap()
     seconds["compiling"] = watch.compiling
     lower, upper, stats = scored.gathered()
-    for direction in ("forward", "reverse"):
-        cost[f"scored_{direction}"] = int(sum(stat[f"{direction}_num_grad"].sum() for stat in stats))
-    return RawRun(lower, upper, stats, tuple(plans), cost, seconds, num_samples)
+    for name in ("forward", "reverse", "guide"):
+        spent = [stat[f"{name}_num_grad"].sum() for stat in stats if f"{name}_num_grad" in stat]
+        if spent:
+            cost[f"scored_{name}"] = int(sum(spent))
+    return RawRun(lower, upper, stats, tuple(plans), tuple(guide for guide in guides if guide), cost, seconds, num_samples)
 
 
 class _Scored:
     """Scored blocks as they come in."""
 
-    def __init__(self, decomposition: Decomposition, staged: StagedModel, method: AIS, paths: list[Path]):
-        self._decomposition, self._staged, self._method, self._paths = decomposition, staged, method, paths
+    def __init__(
+        self,
+        decomposition: Decomposition,
+        staged: StagedModel,
+        integrals: list[ModelIntegral],
+        method: EvidenceMethod,
+        paths: list[Path],
+    ):
+        self._decomposition, self._staged, self._integrals = decomposition, staged, integrals
+        self._method, self._paths = method, paths
         self._blocks: list[tuple] = []
         self._accept: dict[tuple[int, str], np.ndarray] = {}
         self.count = 0
@@ -103,9 +122,9 @@ class _Scored:
         lower, upper, stats = exact.copy(), exact.copy(), []
         for i, (integral, terms) in enumerate(zip(self._staged.integrals, self._decomposition.integrals, strict=True)):
             held = {name: draws.values[name] for name in integral.held}
-            key, path = jax.random.fold_in(rng_key, i), self._paths[i]
+            keys = [jax.random.fold_in(jax.random.fold_in(rng_key, role), i) for role in (_CONDITION, _CHAINS)]
             evidence = jax.device_get(
-                _evidence(integral.programs, self._method, integral.constants, path, key, start, held, draws.points[i])
+                _evidence(self._integrals[i], self._method, self._paths[i], keys, start, held, draws.points[i])
             )
             elbo, eubo = evidence.elbo.astype(np.float64), evidence.eubo.astype(np.float64)
             with np.errstate(invalid="ignore"):
@@ -122,6 +141,8 @@ class _Scored:
     def _summarised(self, integral: int, stats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Acceptance by draw instead of by draw and temperature; the latter only as a mean over draws."""
         for direction in ("forward", "reverse"):
+            if f"{direction}_accept_prob" not in stats:
+                continue
             accept = stats.pop(f"{direction}_accept_prob").astype(np.float64)
             stats[f"{direction}_accept_prob_i"] = accept.mean(1) if accept.shape[1] else np.ones(len(accept))
             self._accept[integral, direction] = self._accept.get((integral, direction), 0.0) + accept.sum(0)
@@ -143,40 +164,70 @@ class _Scored:
         return np.concatenate(lower), np.concatenate(upper), merged
 
 
-@partial(jax.jit, static_argnames=("programs", "method"))
-def _evidence(programs, method, constants, path, rng_key, start, held, points):
+@partial(jax.jit, static_argnames=("method",))
+def _evidence(integral, method, path, rng_keys, start, held, points):
     """Evidence estimates of one integral for a block of draws, keyed by the index of the draw."""
 
     def one(index, held, point):
-        target = annealed_target(programs, constants, held)
-        return method.evidence(target, path, flatten(point), jax.random.fold_in(rng_key, index))
+        condition_key, chains_key = (jax.random.fold_in(key, index) for key in rng_keys)
+        conditional = integral.condition(held, condition_key)
+        exact = integral.coordinates(conditional, flatten(point))
+        evidence = method.evidence(integral.target(held, conditional), path, exact, chains_key)
+        return evidence._replace(stats={**evidence.stats, **guide_stats(conditional)})
 
     size = jax.tree.leaves(points)[0].shape[0]
     return jax.vmap(one)(start + jnp.arange(size), held, points)
 
 
+def _fit(
+    staged: StagedModel, method: EvidenceMethod, rng_key: jax.Array, progress: Progress
+) -> list[FittedGuide | None]:
+    """The fitted guide of each integral, on joint draws of their own."""
+    if method.base is None:
+        return [None] * len(staged.integrals)
+    fitted: list[FittedGuide | None] = []
+    for i, integral in enumerate(staged.integrals):
+        draw_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, _FIT), i))
+        pairs = joint_pairs(staged.draw, draw_key, i, integral.held)
+        fitted.append(method.base.fit(pairs, fit_key, progress.stage))
+    return fitted
+
+
 def _tune(
-    staged: StagedModel, method: AIS, pilots: JointDraw, rng_key: jax.Array, progress: Progress
+    staged: StagedModel,
+    integrals: list[ModelIntegral],
+    method: EvidenceMethod,
+    pilots: JointDraw,
+    rng_key: jax.Array,
+    progress: Progress,
 ) -> tuple[list[Plan], dict[str, int]]:
     """A frozen plan for each integral, from the first pilot draws."""
     plans, cost = [], {"pilot_forward": 0, "pilot_reverse": 0}
     draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], pilots)
-    for i, integral in enumerate(staged.integrals):
-        keys = jax.random.split(jax.random.fold_in(rng_key, i), NUM_PILOT_DRAWS)
-        pilot = Pilot(keys, {name: draws.values[name] for name in integral.held}, draws.points[i])
-        plan, spent = tune(
-            integral.programs,
-            integral.constants,
-            method.kernel,
-            method.betas(),
-            integral.dimension,
-            pilot,
-            progress.stage,
+    for i, integral in enumerate(integrals):
+        condition_keys, chain_keys = (
+            jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, role), i), NUM_PILOT_DRAWS)
+            for role in (_PILOT_CONDITION, _PILOT_CHAINS)
         )
+        held = {name: draws.values[name] for name in staged.integrals[i].held}
+        conditional, exact = _begin(integral, condition_keys, held, draws.points[i])
+        pilot = Pilot(chain_keys, held, conditional, exact)
+        plan, spent = tune(integral, method.kernel, method.betas(), pilot, progress.stage)
         plans.append(plan)
         cost["pilot_forward"] += spent["forward"]
         cost["pilot_reverse"] += spent["reverse"]
     return plans, cost
+
+
+@jax.jit
+def _begin(integral, keys, held, points):
+    """What pilot chains start from, for a number of draws."""
+
+    def one(key, held, point):
+        conditional = integral.condition(held, key)
+        return conditional, integral.coordinates(conditional, flatten(point))
+
+    return jax.vmap(one)(keys, held, points)
 
 
 def _block_size(num_samples: int, num_particles: int) -> int:

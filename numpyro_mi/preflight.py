@@ -4,14 +4,13 @@ Runs on pilot draws, before anything is tuned or scored.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.model.densities import JointDraw, StagedModel, annealed_target, flatten
+from numpyro_mi.model.densities import JointDraw, StagedModel, flatten
 from numpyro_mi.simulation import blocks
 
 _NUM_DRAWS = 4096
@@ -61,14 +60,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     _check_atoms(latents)
     for integral in staged.integrals:
         held = {name: first.values[name] for name in integral.held}
-        found = _factors_at_base(
-            integral.programs.sample_base,
-            integral.site_log_probs.program,
-            integral.constants[0],
-            integral.site_log_probs.constants,
-            base_key,
-            held,
-        )
+        found = _factors_at_base(integral.integrand.sample_base, integral.site_log_probs, base_key, held)
         _check_legitimate(jax.device_get(found))
     _check_posterior_sampler(differences)
     return first
@@ -134,13 +126,12 @@ def _count(counts: dict, key: tuple[str, str], values: Any) -> None:
         counts[key] = counts.get(key, 0) + bad
 
 
-@partial(jax.jit, static_argnames=("sample", "log_probs"))
-def _factors_at_base(sample, log_probs, sample_constants, log_prob_constants, rng_key, held):
+@jax.jit
+def _factors_at_base(sample, log_probs, rng_key, held):
     """Each factor of an integral at one base draw for each of a group of held values."""
 
     def one(index, held):
-        u = sample(sample_constants, jax.random.fold_in(rng_key, index), held)
-        return log_probs(log_prob_constants, u, held)
+        return log_probs(sample(jax.random.fold_in(rng_key, index), held), held)
 
     return jax.vmap(one)(jnp.arange(_BLOCK), held)
 
@@ -151,9 +142,9 @@ def _posterior_differences(
     """Statistics of a sampled minus those of the simulated latent, for each integral with a sampler."""
     found = {}
     for i, (integral, points) in enumerate(zip(staged.integrals, draws.points, strict=True)):
-        if integral.programs.sample_target is not None:
+        if integral.integrand.sample_target is not None:
             held = {name: draws.values[name] for name in integral.held}
-            result = _differences(integral.programs, integral.constants, rng_key, held, points)
+            result = _differences(integral.integrand, rng_key, held, points)
             found.update(
                 {(i, what): np.asarray(value, np.float64).reshape(_BLOCK, -1) for what, value in result.items()}
             )
@@ -181,11 +172,11 @@ def _check_posterior_sampler(differences: list[dict[tuple[int, str], np.ndarray]
             )
 
 
-@partial(jax.jit, static_argnames=("programs",))
-def _differences(programs, constants, rng_key, held, points):
+@jax.jit
+def _differences(integrand, rng_key, held, points):
 
     def one(index, held, point):
-        target = annealed_target(programs, constants, held)
+        target = integrand.target(held)
         assert target.sample_target is not None
         simulated, sampled = flatten(point), target.sample_target(jax.random.fold_in(rng_key, index))
 

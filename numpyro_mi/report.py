@@ -175,11 +175,20 @@ def _some(items: list[str], separator: str, noun: str) -> str:
 
 def _method(result: MIBounds) -> str:
     method = result.method
-    if method.get("class") != "AIS":
-        return str(method.get("class", "exact"))
-    scheme = (method.get("scheme") or {}).get("class", "?")
-    temperatures, particles = method["num_temperatures"], method["num_particles"]
-    return f"AIS, {scheme}, {_plural(temperatures, 'temperature')} x {_plural(particles, 'particle')}"
+    parts = [str(method.get("class", "exact"))]
+    if "scheme" in method:
+        parts.append((method["scheme"] or {}).get("class", "?"))
+    sizes = [
+        _plural(method[name], noun)
+        for name, noun in (("num_temperatures", "temperature"), ("num_particles", "particle"))
+        if name in method
+    ]
+    if sizes:
+        parts.append(" x ".join(sizes))
+    guide = method.get("base") or method.get("guide")
+    if guide:
+        parts.append(f"from {guide.get('fitted', guide).get('class', 'a guide')}")
+    return ", ".join(parts)
 
 
 def _cost(result: MIBounds) -> str:

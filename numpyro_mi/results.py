@@ -152,6 +152,9 @@ class MIBounds(Bounds):
     stats
         For each annealed integral and direction: log-weights `(N, K)`, the evidence bound made of them
         `(N,)`, mean acceptance by draw `(N,)` and by transition `(T-1,)`, gradient evaluations `(N,)`.
+    guides
+        For each integral, the fitted guide, if the method has one: it can be passed to a later call. Not
+        saved with the result.
     cost
         Gradient evaluations: pilot and scored, forward and reverse.
     seconds
@@ -173,6 +176,7 @@ class MIBounds(Bounds):
     method: dict[str, Any]
     plan: tuple[dict[str, np.ndarray], ...] = ()
     stats: tuple[dict[str, np.ndarray], ...] = ()
+    guides: tuple[Any, ...] = ()
     cost: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     key: dict[str, Any] = field(default_factory=dict)

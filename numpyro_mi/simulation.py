@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.model.densities import JointDraw
+from numpyro_mi.model.densities import JointDraw, features, flatten
 from numpyro_mi.model.staging import Staged
+from numpyro_mi.pairs import Pairs
 
 GROUP = 128
 """Draws are simulated in groups of this one size, so that no batch size can change their rounding."""
+_FITTING_GROUP = 2048
 
 
 def joint_draws(draw: Staged, rng_key: jax.Array, count: int) -> JointDraw:
@@ -36,16 +38,37 @@ def blocks(draw: Staged, rng_key: jax.Array, count: int, size: int) -> Iterator[
         waiting = jax.tree.map(lambda leaf: leaf[size:], waiting)
 
 
+def joint_pairs(draw: Staged, rng_key: jax.Array, integral: int, held: tuple[str, ...]) -> Pairs:
+    """Joint draws of one integral as flat vectors: its unconstrained sites, and the values it is given."""
+
+    def supply(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, count, _FITTING_GROUP):
+            u, x = jax.device_get(_pairs(draw, rng_key, start, integral, held))
+            yield u[: count - start], x[: count - start]
+
+    u, x = jax.eval_shape(partial(_pairs, integral=integral, held=held), draw, rng_key, 0)
+    return Pairs(supply, u.shape[1], x.shape[1])
+
+
+@partial(jax.jit, static_argnames=("integral", "held"))
+def _pairs(draw, rng_key, start, integral, held):
+    def one(index):
+        found = draw(jax.random.fold_in(rng_key, index))
+        return flatten(found.points[integral]), features({name: found.values[name] for name in held})
+
+    return jax.vmap(one)(start + jnp.arange(_FITTING_GROUP))
+
+
 def _groups(draw: Staged, rng_key: jax.Array, count: int) -> Iterator[JointDraw]:
     for start in range(0, count, GROUP):
         # On the host: cutting and joining there compiles nothing for each new shape.
-        yield jax.device_get(_simulate(draw.program, draw.constants, rng_key, start))
+        yield jax.device_get(_simulate(draw, rng_key, start))
 
 
-@partial(jax.jit, static_argnames=("program",))
-def _simulate(program, constants, rng_key, start):
+@jax.jit
+def _simulate(draw, rng_key, start):
     keys = jax.vmap(partial(jax.random.fold_in, rng_key))(start + jnp.arange(GROUP))
-    return jax.vmap(lambda key: program(constants, key))(keys)
+    return jax.vmap(draw)(keys)
 
 
 def _length(draws: JointDraw) -> int:

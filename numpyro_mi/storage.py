@@ -17,6 +17,7 @@ import xarray as xr
 
 from numpyro_mi.results import MIBounds
 
+_DIRECTIONS = ("forward", "reverse", "guide")
 _DIMS = {
     "log_weight": ("draw", "particle"),
     "log_evidence": ("draw",),
@@ -37,10 +38,11 @@ def to_datatree(result: MIBounds) -> xr.DataTree:
     sides = {name: ("draw", value, {"units": "nats"}) for name, value in terms.items() if value is not None}
     groups["/bounds"] = xr.Dataset(sides, coords={"draw": np.arange(result.num_samples)})
     for i, (stats, plan) in enumerate(zip(result.stats, result.plan, strict=True)):
-        for direction in ("forward", "reverse"):
+        for direction in _DIRECTIONS:
             prefix = f"{direction}_"
             own = {name.removeprefix(prefix): value for name, value in stats.items() if name.startswith(prefix)}
-            groups[f"/integral_{i}/{direction}"] = _dataset(own)
+            if own:
+                groups[f"/integral_{i}/{direction}"] = _dataset(own)
         groups[f"/integral_{i}/plan"] = _dataset(plan)
     return xr.DataTree.from_dict(groups)
 
@@ -64,7 +66,8 @@ def from_datatree(tree: xr.DataTree) -> MIBounds:
         stats.append(
             {
                 f"{direction}_{name}": np.asarray(value)
-                for direction in ("forward", "reverse")
+                for direction in _DIRECTIONS
+                if direction in integral.children
                 for name, value in integral[direction].to_dataset().data_vars.items()
             }
         )

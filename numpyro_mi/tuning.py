@@ -30,8 +30,8 @@ from numpyro_mi.annealing import (
     make_path,
     reverse_chain,
 )
+from numpyro_mi.integrals import AnnealedIntegral
 from numpyro_mi.kernels.base import StepSettings
-from numpyro_mi.model.densities import IntegralPrograms, annealed_target, flatten
 
 NUM_PILOT_DRAWS = 64
 _SWEEP_PARTICLES = 4
@@ -65,19 +65,30 @@ class Plan(NamedTuple):
 
 
 class Pilot(NamedTuple):
-    """Pilot draws of one integral, in the form that chains start from."""
+    """Pilot draws of one integral, with a leading draw axis.
+
+    Attributes
+    ----------
+    keys
+        Of the chains.
+    held
+        Values that the integral is conditioned on.
+    conditional
+        What the start of the path depends on besides.
+    exact
+        Exact draws of the target, in the coordinates that chains run in, `(draws, d)`.
+    """
 
     keys: jax.Array
     held: Any
-    points: Any
+    conditional: Any
+    exact: jax.Array
 
 
 def tune(
-    programs: IntegralPrograms,
-    constants: Any,
+    integral: AnnealedIntegral,
     kernel: Any,
     betas: np.ndarray,
-    dimension: int,
     pilot: Pilot,
     report: Callable[[str], None],
 ) -> tuple[Plan, dict[str, int]]:
@@ -91,7 +102,7 @@ def tune(
         Gradient evaluations of the pilots, "forward" and "reverse".
     """
     cost = {"forward": 0, "reverse": 0}
-    inner = len(betas) - 2
+    inner, dimension = len(betas) - 2, pilot.exact.shape[1]
     step_size, mass = getattr(kernel, "step_size", 0.0), getattr(kernel, "inverse_mass_matrix", ())
     dense = getattr(kernel, "dense_mass", False)
     shape = (dimension, dimension) if dense else (dimension,)
@@ -107,11 +118,10 @@ def tune(
     moves = max(1, -(-_MIN_SWEEP_MOVES // (len(coarse) - 2)))
     given = None if mass is None else jnp.asarray(mass)
     steps, masses, gradients = _sweep(
-        programs,
+        integral,
         kernel,
         moves,
         step_size is None,
-        constants,
         jnp.asarray(coarse[1:-1]),
         pilot,
         given,
@@ -121,15 +131,15 @@ def tune(
     multiplier = 1.0
     if step_size is None:
         report("choosing the step size")
-        multiplier = _choose(programs, kernel, constants, coarse, np.asarray(steps), np.asarray(masses), pilot, cost)
+        multiplier = _choose(integral, kernel, coarse, np.asarray(steps), np.asarray(masses), pilot, cost)
     return _interpolated(betas, index, multiplier * np.asarray(steps, np.float64), np.asarray(masses, np.float64)), cost
 
 
-def _choose(programs, kernel, constants, betas, steps, masses, pilot, cost) -> float:
+def _choose(integral, kernel, betas, steps, masses, pilot, cost) -> float:
     """The multiple of the step profile with the smallest mean gap over the pilot draws."""
     paths = [make_path(betas, multiplier * steps, masses) for multiplier in _MULTIPLIERS]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *paths)
-    found, forward, reverse = _pilot_gaps(programs, kernel, constants, stacked, pilot)
+    found, forward, reverse = _pilot_gaps(integral, kernel, stacked, pilot)
     cost["forward"] += int(forward)
     cost["reverse"] += int(reverse)
     gaps = np.asarray(found, np.float64)
@@ -140,13 +150,12 @@ def _choose(programs, kernel, constants, betas, steps, masses, pilot, cost) -> f
     return _MULTIPLIERS[best]
 
 
-@partial(jax.jit, static_argnames=("programs", "kernel"))
-def _pilot_gaps(programs, kernel, constants, paths, pilot):
+@partial(jax.jit, static_argnames=("kernel",))
+def _pilot_gaps(integral, kernel, paths, pilot):
     """Single-chain gaps `log w_reverse - log w_forward`, shape (candidates, draws), and costs."""
 
-    def one(path, key, held, point):
-        target = annealed_target(programs, constants, held)
-        exact = flatten(point)
+    def one(path, key, held, conditional, exact):
+        target = integral.target(held, conditional)
         randomness = keyed_randomness(target, kernel, key, exact)
         zero = jnp.asarray(0)
         forward = forward_chain(
@@ -155,27 +164,26 @@ def _pilot_gaps(programs, kernel, constants, paths, pilot):
         reverse = reverse_chain(target, kernel, path, exact, lambda t: randomness.noise(REVERSE, zero, t))
         return reverse.log_weight - forward.log_weight, forward.num_grad, reverse.num_grad
 
-    over_draws = jax.vmap(one, (None, 0, 0, 0))
-    gaps, forward, reverse = jax.vmap(over_draws, (0, None, None, None))(paths, *pilot)
+    over_draws = jax.vmap(one, (None, 0, 0, 0, 0))
+    gaps, forward, reverse = jax.vmap(over_draws, (0, None, None, None, None))(paths, *pilot)
     return gaps, forward.sum(), reverse.sum()
 
 
-@partial(jax.jit, static_argnames=("programs", "kernel", "moves", "adapt"))
-def _sweep(programs, kernel, moves, adapt, constants, betas, pilot, mass, step_size):
+@partial(jax.jit, static_argnames=("kernel", "moves", "adapt"))
+def _sweep(integral, kernel, moves, adapt, betas, pilot, mass, step_size):
     """Anneal pilot particles forwards, adapting step and mass as it goes."""
     dense = kernel.dense_mass
     particles = jnp.arange(_SWEEP_PARTICLES)
-    example = flatten(jax.tree.map(lambda leaf: leaf[0], pilot.points))
 
     def on_all(fn, *args):
         """Apply `fn(target, randomness, particle, ...)` to every draw and particle."""
 
-        def one(key, held, particle, *rest):
-            target = annealed_target(programs, constants, held)
-            return fn(target, keyed_randomness(target, kernel, key, example), particle, *rest)
+        def one(draw, particle, *rest):
+            target = integral.target(draw.held, draw.conditional)
+            return fn(target, keyed_randomness(target, kernel, draw.keys, draw.exact), particle, *rest)
 
-        over_particles = jax.vmap(one, (None, None, 0) + (0,) * len(args))
-        return jax.vmap(over_particles, (0, 0, None) + (0,) * len(args))(pilot.keys, pilot.held, particles, *args)
+        over_particles = jax.vmap(one, (None, 0) + (0,) * len(args))
+        return jax.vmap(over_particles, (0, None) + (0,) * len(args))(pilot, particles, *args)
 
     state = on_all(lambda target, randomness, k: (kernel.init(target, randomness.base(k)), jnp.zeros(())))[0]
 

@@ -51,11 +51,11 @@ def check(case, rtol=1e-9, atol=1e-8):
             others = {name: value for name, value in draw.values.items() if name not in term.integrated}
             unused = sum(by_site[name] for name in by_site if name not in term.factors)
             u, unravel = ravel_pytree(point)
-            programs, constants = integral.programs, integral.constants
-            base_u = programs.sample_base(constants[0], key, held)
+            integrand = integral.integrand
+            base_u = integrand.sample_base(key, held)
             for where, at in (("exact", u), ("base", base_u)):
-                base = programs.log_base(constants[1], at, held)
-                ratio = programs.log_ratio(constants[2], at, held)
+                base = integrand.log_base(at, held)
+                ratio = integrand.log_ratio(at, held)
                 conditioned = handlers.condition(given, data=others)
                 energy = potential_energy(conditioned, case.args, case.kwargs, unravel(at))
                 pairs[f"potential {where}"] = (base + ratio, -energy - unused)

@@ -93,6 +93,8 @@ def assert_round_trip(result, folder):
     result.to_netcdf(path)
     back = MIBounds.from_netcdf(path)
     for field in dataclasses.fields(MIBounds):
+        if field.name == "guides":
+            continue  # documented as not saved
         assert_same(getattr(back, field.name), getattr(result, field.name))
     assert repr(back) == repr(result)
 

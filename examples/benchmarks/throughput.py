@@ -23,7 +23,7 @@ from jax import random
 from numpyro_mi import AIS, AnnealedHMC, tasks
 from numpyro_mi.annealing import FORWARD, forward_chain, keyed_randomness, make_path
 from numpyro_mi.decomposition import decompose
-from numpyro_mi.model.densities import annealed_target, stage_model
+from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import joint_model
 
 
@@ -54,7 +54,7 @@ def measure(name, model, chains, num_temperatures, num_steps, repeats):
     @jax.jit
     def raw(u, held):
         def log_joint(u, held):
-            target = annealed_target(integral.programs, integral.constants, held)
+            target = integral.integrand.target(held)
             return target.log_base(u) + target.log_ratio(u)
 
         return jax.vmap(jax.value_and_grad(log_joint))(u, held)
@@ -70,7 +70,7 @@ def measure(name, model, chains, num_temperatures, num_steps, repeats):
     @jax.jit
     def annealed(u, held, keys):
         def one(u, held, key):
-            target = annealed_target(integral.programs, integral.constants, held)
+            target = integral.integrand.target(held)
             randomness = keyed_randomness(target, kernel, key, u)
             return forward_chain(target, kernel, path, u, lambda t: randomness.noise(FORWARD, jnp.asarray(0), t))
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpyro_mi.annealing import Path, Randomness, keyed_randomness
 from numpyro_mi.evidence.base import Evidence
 from numpyro_mi.evidence.independent import IM
+from numpyro_mi.guides.base import Guide, check_guide
 from numpyro_mi.kernels.base import Kernel
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.kernels.numpyro_kernels import as_kernel
@@ -35,9 +36,9 @@ class Scheme(Protocol):
 
 @dataclass(frozen=True)
 class AIS:
-    """Annealed importance sampling from the prior to the posterior of each simulated data set.
+    """Annealed importance sampling from the prior, or a guide, to the posterior of each simulated data set.
 
-    Gives both sides: forward chains from the prior for the upper bound on mutual information,
+    Gives both sides: forward chains from the base for the upper bound on mutual information,
     reverse chains from the simulated latent, an exact posterior draw, for the lower.
 
     Parameters
@@ -54,6 +55,9 @@ class AIS:
         A rule such as `PowerSchedule(4)`, or an array of T+1 temperatures from 0 to 1.
     scheme
         `IM()`, `CR()` or `IR(posterior_sampler)`.
+    base
+        Where the path starts: None for the prior, or a guide such as `RegressionGuide()`, in whose
+        coordinates the chains then run. A fitted guide is used as it is.
 
     References
     ----------
@@ -66,6 +70,8 @@ class AIS:
     kernel: Any = field(default_factory=AnnealedHMC)
     schedule: Any = field(default_factory=PowerSchedule)
     scheme: Scheme = field(default_factory=IM)
+    # Fitted or configured outside the compiled programs, which take it as an argument.
+    base: Guide | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         schedule = as_schedule(self.schedule)
@@ -77,6 +83,7 @@ class AIS:
                 raise ValueError(f"AIS needs {name}, a positive integer, got {value!r}.")
         if isinstance(self.scheme, type) or not callable(getattr(self.scheme, "evidence", None)):
             raise TypeError(f"scheme must be IM(), CR() or IR(posterior_sampler), got {self.scheme!r}.")
+        check_guide("AIS", "base", self.base, optional=True)
         temperatures(schedule, int(count))
         object.__setattr__(self, "num_temperatures", int(count))
         object.__setattr__(self, "num_particles", int(self.num_particles))

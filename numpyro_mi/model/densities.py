@@ -18,7 +18,7 @@ from numpyro.infer.util import _unconstrain_reparam
 
 from numpyro_mi.decomposition import Decomposition, LogMarginal
 from numpyro_mi.model import checks
-from numpyro_mi.model.staging import Constants, Program, Staged, stage
+from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
 from numpyro_mi.targets import AnnealedTarget
@@ -46,24 +46,41 @@ class JointDraw(NamedTuple):
     points: tuple[Values, ...]
 
 
-class IntegralPrograms(NamedTuple):
-    """The programs of one integral; hashable, without arrays. `sample_target` may be missing."""
+class Integrand(NamedTuple):
+    """The integrand of one integral, staged: functions of `u` (or a key) and of the held values.
 
-    sample_base: Program
-    log_base: Program
-    log_ratio: Program
-    sample_target: Program | None
+    Attributes
+    ----------
+    sample_base, sample_target
+        `(rng_key, held) -> u`: an exact draw of the conditionals of the integrated sites, and of the
+        normalised integrand where the user gave a posterior sampler.
+    log_base, log_ratio
+        `(u, held) -> nats`: their log-density, and that of the other factors.
+    """
+
+    sample_base: Staged
+    log_base: Staged
+    log_ratio: Staged
+    sample_target: Staged | None
+
+    def target(self, held: Values) -> AnnealedTarget:
+        """The pivot type at one set of held values."""
+
+        def at(function: Staged) -> Callable:
+            return lambda first: function(first, held)
+
+        sampler = None if self.sample_target is None else at(self.sample_target)
+        return AnnealedTarget(at(self.sample_base), at(self.log_base), at(self.log_ratio), sampler)
 
 
 class StagedIntegral(NamedTuple):
-    """One integral, staged: programs and, in the same order, the arrays they are called with.
+    """One integral, staged.
 
     `held` names the sites it is conditioned on, `dimension` is that of the unconstrained space, and
     `site_log_probs(u, held)` gives each factor by name, for checks.
     """
 
-    programs: IntegralPrograms
-    constants: tuple[Constants, ...]
+    integrand: Integrand
     held: tuple[str, ...]
     dimension: int
     site_log_probs: Staged
@@ -89,24 +106,14 @@ def stage_model(
     return StagedModel(stage(draw, random.key(0)), integrals)
 
 
-def annealed_target(programs: IntegralPrograms, constants: tuple[Constants, ...], held: Values) -> AnnealedTarget:
-    """The pivot type for one integral and one set of held values."""
-    base, log_base, log_ratio = (
-        partial(_with_held, program, consts, held) for program, consts in zip(programs[:3], constants[:3], strict=True)
-    )
-    target = None
-    if programs.sample_target is not None:
-        target = partial(_with_held, programs.sample_target, constants[3], held)
-    return AnnealedTarget(base, log_base, log_ratio, target)
-
-
 def flatten(point: Values) -> jax.Array:
     """Unconstrained sites as one vector, in the alphabetical order that NumPyro's kernels use."""
     return ravel_pytree(point)[0]
 
 
-def _with_held(program: Program, constants: Constants, held: Values, first: Any) -> Any:
-    return program(constants, first, held)
+def features(held: Values) -> jax.Array:
+    """Held values as one vector of floats, sites alphabetically."""
+    return flatten({name: jnp.asarray(value, float) for name, value in held.items()}) if held else jnp.zeros(0)
 
 
 def _joint_draw(model: JointModel, decomposition: Decomposition, rng_key: jax.Array) -> JointDraw:
@@ -168,14 +175,14 @@ def _stage_integral(
         return unconstrained({**held, **drawn})
 
     with checks.differentiable(integral.integrated):
-        base_density = stage(log_base, u, held, differentiable=True)
-        ratio = stage(log_ratio, u, held, differentiable=True)
-    base = stage(sample_base, random.key(0), held)
-    target = None if posterior_sampler is None else stage(sample_target, random.key(0), held)
-    programs = IntegralPrograms(base.program, base_density.program, ratio.program, target.program if target else None)
-    constants = (base.constants, base_density.constants, ratio.constants, target.constants if target else ())
+        integrand = Integrand(
+            sample_base=stage(sample_base, random.key(0), held),
+            log_base=stage(log_base, u, held, differentiable=True),
+            log_ratio=stage(log_ratio, u, held, differentiable=True),
+            sample_target=None if posterior_sampler is None else stage(sample_target, random.key(0), held),
+        )
     by_site = stage(lambda u, held: {name: log_probs(u, held)[name] for name in integral.factors}, u, held)
-    return StagedIntegral(programs, constants, held_names, u.size, by_site)
+    return StagedIntegral(integrand, held_names, u.size, by_site)
 
 
 def _check_posterior_draw(drawn: Any, expected: Values) -> None:

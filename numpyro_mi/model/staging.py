@@ -10,7 +10,8 @@ the result and compiles nothing; a changed program compiles again.
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,10 +54,16 @@ class Program:
         return jax.tree.unflatten(self.out_tree, out)
 
 
-class Staged(NamedTuple):
-    """A program and the arrays to call it with."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Staged:
+    """A program and the arrays to call it with.
 
-    program: Program
+    A pytree of its arrays: it goes through `jit` as an argument, and compiles again only for another
+    program.
+    """
+
+    program: Program = field(metadata={"static": True})
     constants: Constants
 
     def __call__(self, *args: Any) -> Any:
