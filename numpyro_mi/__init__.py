@@ -2,6 +2,10 @@
 
 from numpyro_mi import tasks
 from numpyro_mi.api import mi_bounds
+from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
+from numpyro_mi.bounds.giwae import GIWAE
+from numpyro_mi.bounds.mine_ais import MINEAIS
+from numpyro_mi.critics import MLPCritic, SeparableCritic
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
@@ -12,6 +16,7 @@ from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.plots import plot_bounds, plot_log_weights
 from numpyro_mi.results import MIBounds, MIDifference
 from numpyro_mi.schedules import LinearSchedule, PowerSchedule, SigmoidSchedule
+from numpyro_mi.training import Training
 
 __version__ = "0.1.0"
 
@@ -19,17 +24,25 @@ __all__ = [
     "AIS",
     "AnnealedHMC",
     "BarberAgakov",
-    "IWAE",
-    "RegressionGuide",
-    "StructuredInfoNCE",
     "CR",
+    "GIWAE",
     "IM",
     "IR",
+    "IWAE",
+    "InfoNCE",
     "LinearSchedule",
     "MIBounds",
     "MIDifference",
+    "MINE",
+    "MINEAIS",
+    "MLPCritic",
+    "NWJ",
     "PowerSchedule",
+    "RegressionGuide",
+    "SeparableCritic",
     "SigmoidSchedule",
+    "StructuredInfoNCE",
+    "Training",
     "mi_bounds",
     "plot_bounds",
     "plot_log_weights",

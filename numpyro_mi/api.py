@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_mi.bounds.base import DirectMethod
+from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
+from numpyro_mi.bounds.giwae import GIWAE
+from numpyro_mi.bounds.mine_ais import MINEAIS
 from numpyro_mi.config import describe
 from numpyro_mi.decomposition import Decomposition, LogMarginal, decompose
 from numpyro_mi.driver import RawRun, run
@@ -15,12 +19,16 @@ from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.model import checks
 from numpyro_mi.model.densities import stage_model
+from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import JointModel, joint_model
 from numpyro_mi.results import MIBounds
+from numpyro_mi.sample_driver import RawTerms, run_on_model
 
 DEFAULT_NUM_SAMPLES = 1000
 METHODS = (AIS, IWAE, BarberAgakov, StructuredInfoNCE)
+DIRECT_METHODS = (MINEAIS, GIWAE, InfoNCE, MINE, NWJ)
 
 
 def mi_bounds(
@@ -28,7 +36,7 @@ def mi_bounds(
     latent: str | Sequence[str],
     data: str | Sequence[str],
     *,
-    method: EvidenceMethod | None = None,
+    method: EvidenceMethod | DirectMethod | None = None,
     num_samples: int = DEFAULT_NUM_SAMPLES,
     rng_key: jax.Array | int | None = None,
     params: Mapping[str, Any] | None = None,
@@ -95,14 +103,20 @@ def mi_bounds(
     >>> result.interval(0.95)  # doctest: +SKIP
     (0.76, 0.85)
     """
-    method = AIS() if method is None else method
-    if not isinstance(method, METHODS):
-        names = ", ".join(f"{cls.__name__}(...)" for cls in METHODS)
+    if method is not None and not isinstance(method, METHODS + DIRECT_METHODS):
+        names = ", ".join(f"{cls.__name__}(...)" for cls in METHODS + DIRECT_METHODS)
         raise TypeError(f"method must be one of {names}, or None for AIS(), got {method!r}.")
     num_samples = _integer("num_samples", num_samples, at_least=2)
     batch_size = None if batch_size is None else _integer("batch_size", batch_size, at_least=1)
     key = _key(rng_key)
     joint = joint_model(model, latent, data, model_args, model_kwargs, params)
+    method = (MINEAIS() if joint.without_density else AIS()) if method is None else method
+    if isinstance(method, DIRECT_METHODS):
+        samples = stage_samples(joint, method.needs_prior)
+        terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
+        return _direct_result(joint, method, key, terms)
+    if joint.without_density:
+        checks.needs_likelihood(joint.without_density, type(method).__name__)
     decomposition = decompose(joint)
     sampler = method.scheme.posterior_sampler if isinstance(method, AIS) and isinstance(method.scheme, IR) else None
     staged = stage_model(joint, decomposition, sampler)
@@ -124,11 +138,33 @@ def _result(
         guides=raw.guides,
         cost=raw.cost,
         seconds=raw.seconds,
-        key={"data": np.asarray(jax.random.key_data(key)).tolist(), "impl": str(jax.random.key_impl(key))},
+        key=_key_record(key),
         environment=environment(),
         num_requested=raw.num_requested,
         decomposition=_described(decomposition, joint.parents),
     )
+
+
+def _direct_result(joint: JointModel, method: DirectMethod, key: jax.Array, raw: RawTerms) -> MIBounds:
+    parts = dict(raw.parts)
+    return MIBounds(
+        lower_i=parts.pop("lower"),
+        upper_i=None,
+        latent=joint.latent,
+        data=joint.data,
+        method=describe(method),
+        parts=parts,
+        trained=raw.scorer,
+        cost=raw.cost,
+        seconds=raw.seconds,
+        key=_key_record(key),
+        environment=environment(),
+        num_requested=raw.num_requested,
+    )
+
+
+def _key_record(key: jax.Array) -> dict[str, Any]:
+    return {"data": np.asarray(jax.random.key_data(key)).tolist(), "impl": str(jax.random.key_impl(key))}
 
 
 def _described(decomposition: Decomposition, parents: Mapping[str, frozenset[str]]) -> tuple[dict[str, Any], ...]:

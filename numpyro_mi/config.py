@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 
 from numpyro_mi import schedules
+from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
+from numpyro_mi.bounds.giwae import GIWAE
+from numpyro_mi.bounds.mine_ais import MINEAIS
+from numpyro_mi.critics import MLPCritic, SeparableCritic
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
@@ -15,6 +19,7 @@ from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.kernels.numpyro_kernels import NumPyroKernel
+from numpyro_mi.training import Training
 
 _CLASSES: dict[str, Callable] = {
     cls.__name__: cls
@@ -27,6 +32,14 @@ _CLASSES: dict[str, Callable] = {
         BarberAgakov,
         StructuredInfoNCE,
         RegressionGuide,
+        MINEAIS,
+        GIWAE,
+        InfoNCE,
+        MINE,
+        NWJ,
+        MLPCritic,
+        SeparableCritic,
+        Training,
         AnnealedHMC,
         NumPyroKernel,
         schedules.PowerSchedule,
@@ -48,7 +61,7 @@ def describe(value: Any) -> Any:
     value
         A configuration object such as `AIS(...)`, or any part of one.
     """
-    if isinstance(value, FittedRegression):
+    if hasattr(value, "with_params") or isinstance(value, FittedRegression):
         return {"fitted": describe(value.config)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}

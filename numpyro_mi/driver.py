@@ -12,6 +12,7 @@ from numpyro_mi.decomposition import Decomposition
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.guides.base import FittedGuide, guide_stats
 from numpyro_mi.integrals import ModelIntegral
+from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.densities import JointDraw, StagedModel, flatten
 from numpyro_mi.preflight import preflight
 from numpyro_mi.progress import Progress
@@ -19,7 +20,6 @@ from numpyro_mi.simulation import blocks, joint_pairs
 from numpyro_mi.timing import Stopwatch
 from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, Plan, tune
 
-_JOINT, _CHAINS, _PILOT_JOINT, _PILOT_CHAINS, _FIT, _CONDITION, _PILOT_CONDITION = range(7)
 _LANES = 1024  # chains of a block: more raise no rate on a CPU, and blocks are where a run can be stopped
 
 
@@ -64,11 +64,11 @@ def run(
     progress_bar: bool,
 ) -> RawRun:
     """Check, tune, then score `num_samples` joint draws."""
-    size = _block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
+    size = block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
     watch = Stopwatch()
     with Progress(-(-num_samples // size), progress_bar) as progress:
         progress.stage("checking the model")
-        pilots = preflight(staged, jax.random.fold_in(rng_key, _PILOT_JOINT))
+        pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
         guides = _fit(staged, method, rng_key, progress)
         integrals = [
             ModelIntegral(integral.integrand, guide) for integral, guide in zip(staged.integrals, guides, strict=True)
@@ -78,7 +78,7 @@ def run(
         scored = _Scored(decomposition, staged, integrals, method, [plan.path() for plan in plans])
         progress.stage("compiling and scoring")
         try:
-            for first, draws in blocks(staged.draw, jax.random.fold_in(rng_key, _JOINT), num_samples, size):
+            for first, draws in blocks(staged.draw, role_key(rng_key, Role.JOINT), num_samples, size):
                 scored.add(draws, rng_key, first, min(size, num_samples - first))
                 progress.stage("scoring")
                 progress.block(*scored.running())
@@ -92,7 +92,9 @@ def run(
         spent = [stat[f"{name}_num_grad"].sum() for stat in stats if f"{name}_num_grad" in stat]
         if spent:
             cost[f"scored_{name}"] = int(sum(spent))
-    return RawRun(lower, upper, stats, tuple(plans), tuple(guide for guide in guides if guide), cost, seconds, num_samples)
+    return RawRun(
+        lower, upper, stats, tuple(plans), tuple(guide for guide in guides if guide), cost, seconds, num_samples
+    )
 
 
 class _Scored:
@@ -122,7 +124,7 @@ class _Scored:
         lower, upper, stats = exact.copy(), exact.copy(), []
         for i, (integral, terms) in enumerate(zip(self._staged.integrals, self._decomposition.integrals, strict=True)):
             held = {name: draws.values[name] for name in integral.held}
-            keys = [jax.random.fold_in(jax.random.fold_in(rng_key, role), i) for role in (_CONDITION, _CHAINS)]
+            keys = [jax.random.fold_in(role_key(rng_key, role), i) for role in (Role.CONDITION, Role.CHAINS)]
             evidence = jax.device_get(
                 _evidence(self._integrals[i], self._method, self._paths[i], keys, start, held, draws.points[i])
             )
@@ -187,7 +189,7 @@ def _fit(
         return [None] * len(staged.integrals)
     fitted: list[FittedGuide | None] = []
     for i, integral in enumerate(staged.integrals):
-        draw_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, _FIT), i))
+        draw_key, fit_key = jax.random.split(jax.random.fold_in(role_key(rng_key, Role.FIT), i))
         pairs = joint_pairs(staged.draw, draw_key, i, integral.held)
         fitted.append(method.base.fit(pairs, fit_key, progress.stage))
     return fitted
@@ -206,8 +208,8 @@ def _tune(
     draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], pilots)
     for i, integral in enumerate(integrals):
         condition_keys, chain_keys = (
-            jax.random.split(jax.random.fold_in(jax.random.fold_in(rng_key, role), i), NUM_PILOT_DRAWS)
-            for role in (_PILOT_CONDITION, _PILOT_CHAINS)
+            jax.random.split(jax.random.fold_in(role_key(rng_key, role), i), NUM_PILOT_DRAWS)
+            for role in (Role.PILOT_CONDITION, Role.PILOT_CHAINS)
         )
         held = {name: draws.values[name] for name in staged.integrals[i].held}
         conditional, exact = _begin(integral, condition_keys, held, draws.points[i])
@@ -230,7 +232,7 @@ def _begin(integral, keys, held, points):
     return jax.vmap(one)(keys, held, points)
 
 
-def _block_size(num_samples: int, num_particles: int) -> int:
+def block_size(num_samples: int, num_particles: int) -> int:
     """Some twenty blocks, each of 256 to 1,024 chains, as equal as can be."""
     most, least = max(1, _LANES // (num_particles + 1)), max(1, _LANES // 4 // (num_particles + 1))
     size = min(max(num_samples // 20, least), most, num_samples)

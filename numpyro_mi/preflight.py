@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.model.densities import JointDraw, StagedModel, flatten
+from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.simulation import blocks
 
 _NUM_DRAWS = 4096
@@ -64,6 +65,35 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
         _check_legitimate(jax.device_get(found))
     _check_posterior_sampler(differences)
     return first
+
+
+def preflight_samples(samples: StagedSamples, rng_key: jax.Array) -> None:
+    """Check what only draws can show of a model whose likelihood is not used.
+
+    Raises
+    ------
+    ValueError
+        Naming the group.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    latents: dict[str, list[np.ndarray]] = {"latent": []}
+    for _, draws in blocks(samples.draw, rng_key, _NUM_DRAWS, _BLOCK):
+        for name, value in (("latent", draws.u), ("data", draws.x)):
+            _count(counts, ("value", name), value)
+        if samples.log_prior is not None:
+            _count(counts, ("prior density", "latent"), _prior_densities(samples.log_prior, draws.u))
+            largest = float(np.nanmax(draws.drift))
+            if largest > _LARGEST_DRIFT:
+                _refuse_drift("latent", largest)
+            latents["latent"].append(draws.u[:, :_MOST_COLUMNS])
+    _check_finite(counts, _NUM_DRAWS)
+    if samples.log_prior is not None:
+        _check_atoms(latents)
+
+
+@jax.jit
+def _prior_densities(log_prior, u):
+    return jax.vmap(log_prior)(u)
 
 
 def _check_finite(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:

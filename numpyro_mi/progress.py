@@ -65,7 +65,8 @@ class Progress:
 
     def block(self, lower: float, upper: float) -> None:
         """One more block is scored; show the running bounds in nats."""
-        self._bar.bar_format = f"{_BAR} I in [{lower:.3f}, {upper:.3f}] nats"
+        bounds = f"in [{lower:.3f}, {upper:.3f}]" if upper < float("inf") else f"at least {lower:.3f}"
+        self._bar.bar_format = f"{_BAR} I {bounds} nats"
         if not self._bar.n:  # the clock is that of scoring, from the first block on, which has compiled
             self._bar.start_t = self._bar.last_print_t = time.time()
             self._bar.initial = 1

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 _MIN_DRAWS = 100
 _HEAVY_SKEWNESS = 5.0
 _MOST_NAMES = 3
+_PARTS = {
+    "variational": "variational",
+    "contrastive": "contrastive",
+    "ibal_upper": "IBAL at most",
+}
 
 
 def report(result: MIBounds) -> str:
@@ -143,6 +148,8 @@ def _numbers(bounds: Bounds) -> list[str]:
 
 def _decomposition(result: MIBounds) -> list[str]:
     """The log-marginals that are exact in one line, and a line for each that is an integral."""
+    if result.parts:
+        return [f"  {_PARTS[name]:<14}{_pair(*mean(terms))}" for name, terms in result.parts.items() if name in _PARTS]
     if _independent(result):
         return ["  nothing is left of the decomposition: the groups are independent and I = 0 exactly"]
     exact = [f"{_sign(part)} log {_factors(part)}" for part in result.decomposition if not part["integrated"]]

@@ -155,6 +155,11 @@ class MIBounds(Bounds):
     guides
         For each integral, the fitted guide, if the method has one: it can be passed to a later call. Not
         saved with the result.
+    parts
+        Of a direct bound, what its terms are made of, by name, one value a term.
+    trained
+        Of a direct bound, the trained method; its `critic` and `guide` can be passed to a later call. Not
+        saved with the result.
     cost
         Gradient evaluations: pilot and scored, forward and reverse.
     seconds
@@ -177,6 +182,8 @@ class MIBounds(Bounds):
     plan: tuple[dict[str, np.ndarray], ...] = ()
     stats: tuple[dict[str, np.ndarray], ...] = ()
     guides: tuple[Any, ...] = ()
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    trained: Any = None
     cost: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     key: dict[str, Any] = field(default_factory=dict)
@@ -186,7 +193,7 @@ class MIBounds(Bounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for arrays in (*self.stats, *self.plan):
+        for arrays in (*self.stats, *self.plan, self.parts):
             _freeze(*arrays.values())
 
     @property

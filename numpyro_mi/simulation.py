@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.model.densities import JointDraw, features, flatten
+from numpyro_mi.model.densities import features, flatten
+from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.model.staging import Staged
 from numpyro_mi.pairs import Pairs
 
@@ -16,20 +18,20 @@ GROUP = 128
 _FITTING_GROUP = 2048
 
 
-def joint_draws(draw: Staged, rng_key: jax.Array, count: int) -> JointDraw:
+def joint_draws(draw: Staged, rng_key: jax.Array, count: int) -> Any:
     """The first `count` joint draws of a key, with a leading draw axis."""
     groups = list(_groups(draw, rng_key, count))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *groups)
 
 
-def blocks(draw: Staged, rng_key: jax.Array, count: int, size: int) -> Iterator[tuple[int, JointDraw]]:
+def blocks(draw: Staged, rng_key: jax.Array, count: int, size: int) -> Iterator[tuple[int, Any]]:
     """Blocks of exactly `size` draws with the index of their first one.
 
     The last block may run past `count`: a compiled program takes one shape only.
     """
     number = -(-count // size)
     groups = _groups(draw, rng_key, number * size)
-    waiting: JointDraw | None = None
+    waiting: Any = None
     for block in range(number):
         while waiting is None or _length(waiting) < size:
             group = next(groups)
@@ -50,6 +52,26 @@ def joint_pairs(draw: Staged, rng_key: jax.Array, integral: int, held: tuple[str
     return Pairs(supply, u.shape[1], x.shape[1])
 
 
+def sample_pairs(samples: StagedSamples, rng_key: jax.Array) -> Pairs:
+    """Joint draws of a model without a likelihood as flat vectors; simulated once, then remembered."""
+    known: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def supply(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for i, start in enumerate(range(0, count, _FITTING_GROUP)):
+            if i == len(known):
+                known.append(jax.device_get(_samples(samples.draw, rng_key, start)))
+            u, x = known[i]
+            yield u[: count - start], x[: count - start]
+
+    return Pairs(supply, samples.dimension, samples.num_features)
+
+
+@jax.jit
+def _samples(draw, rng_key, start):
+    found = jax.vmap(lambda index: draw(jax.random.fold_in(rng_key, index)))(start + jnp.arange(_FITTING_GROUP))
+    return found.u, found.x
+
+
 @partial(jax.jit, static_argnames=("integral", "held"))
 def _pairs(draw, rng_key, start, integral, held):
     def one(index):
@@ -59,7 +81,7 @@ def _pairs(draw, rng_key, start, integral, held):
     return jax.vmap(one)(start + jnp.arange(_FITTING_GROUP))
 
 
-def _groups(draw: Staged, rng_key: jax.Array, count: int) -> Iterator[JointDraw]:
+def _groups(draw: Staged, rng_key: jax.Array, count: int) -> Iterator[Any]:
     for start in range(0, count, GROUP):
         # On the host: cutting and joining there compiles nothing for each new shape.
         yield jax.device_get(_simulate(draw, rng_key, start))
@@ -71,5 +93,5 @@ def _simulate(draw, rng_key, start):
     return jax.vmap(draw)(keys)
 
 
-def _length(draws: JointDraw) -> int:
+def _length(draws: Any) -> int:
     return jax.tree.leaves(draws)[0].shape[0]

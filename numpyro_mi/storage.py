@@ -44,6 +44,8 @@ def to_datatree(result: MIBounds) -> xr.DataTree:
             if own:
                 groups[f"/integral_{i}/{direction}"] = _dataset(own)
         groups[f"/integral_{i}/plan"] = _dataset(plan)
+    if result.parts:
+        groups["/parts"] = xr.Dataset({name: ("draw", value) for name, value in result.parts.items()})
     return xr.DataTree.from_dict(groups)
 
 
@@ -75,7 +77,9 @@ def from_datatree(tree: xr.DataTree) -> MIBounds:
     lower_i, upper_i = (np.asarray(bounds[name]) if name in bounds else None for name in ("lower_i", "upper_i"))
     for name in ("latent", "data", "decomposition"):
         attributes[name] = tuple(attributes[name])
-    return MIBounds(lower_i, upper_i, plan=tuple(plans), stats=tuple(stats), **attributes)
+    found = tree["parts"].to_dataset().data_vars.items() if "parts" in tree.children else ()
+    parts = {str(name): np.asarray(value) for name, value in found}
+    return MIBounds(lower_i, upper_i, plan=tuple(plans), stats=tuple(stats), parts=parts, **attributes)
 
 
 def _attributes(result: MIBounds) -> dict[str, Any]:

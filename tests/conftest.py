@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from numpyro_mi import driver
 from numpyro_mi.decomposition import decompose
+from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.simulation import joint_draws
@@ -19,7 +19,7 @@ def exact_pointwise():
         joint = joint_model(task.model, task.latent, task.data)
         decomposition = decompose(joint)
         staged = stage_model(joint, decomposition)
-        key = jax.random.fold_in(jax.random.key(rng_key), driver._JOINT)
+        key = role_key(jax.random.key(rng_key), Role.JOINT)
         draws = joint_draws(staged.draw, key, count)
         log_marginal = jax.vmap(lambda values: task.log_marginal({name: values[name] for name in joint.data}))(
             draws.values

@@ -1,7 +1,7 @@
 """A Gaussian guide in closed form: linear regression of the latents on the data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import jax
@@ -182,3 +182,10 @@ def _cholesky(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(correlation)
     floored = (vectors * np.maximum(values, _FLOOR)) @ vectors.T
     return scale[:, None] * np.linalg.cholesky(floored + _FLOOR * np.eye(len(scale)))
+
+
+def marginal(regression: FittedRegression, pairs: Pairs) -> FittedRegression:
+    """A "regression" that does not look at the data: location and scale of the latents alone."""
+    u, _ = next(pairs.blocks(_FEWEST))
+    loc, scale = (jnp.asarray(part, float) for part in standard(u[np.isfinite(u).all(1)]))
+    return replace(regression, weights=jnp.zeros_like(regression.weights), bias=loc, scale=scale)

@@ -105,11 +105,11 @@ def names(sites: Mapping[str, Site], groups: Mapping[str, tuple[str, ...]]) -> N
             kind = sites[name].kind
             if kind == "deterministic":
                 _refuse_deterministic(role, name, random_sites)
-            if kind != "sample":
+            elif kind != "sample":
                 raise ValueError(f"{role} names {name!r}, which is a {kind} and not a random site of the model.")
 
 
-def _refuse_deterministic(role: str, name: str, random_sites: Sequence[str]) -> NoReturn:
+def _refuse_deterministic(role: str, name: str, random_sites: Sequence[str]) -> None:
     bases = [other for other in random_sites if other.startswith(f"{name}_")]
     if bases:
         raise ValueError(
@@ -117,9 +117,42 @@ def _refuse_deterministic(role: str, name: str, random_sites: Sequence[str]) -> 
             "this, pass the model without it (its base site is another quantity unless location and scale are "
             "constants)."
         )
+    if role == "latent":
+        raise ValueError(
+            f"latent site {name!r} is deterministic and has no density: name the random site(s) it is computed from."
+        )
+
+
+def noisy(names: Sequence[str]) -> None:
+    """Refuse data that are a function of the latents."""
+    if names:
+        raise ValueError(
+            f"data site(s) {_listed(names)} are a function of the latents without any noise, so that the mutual "
+            "information is infinite (or that of the latents with themselves): give them noise with numpyro.sample, or "
+            "with numpyro.prng_key() inside a simulator."
+        )
+
+
+def needs_prior(sites: Sequence[str], latent: Sequence[str], data: Sequence[str]) -> NoReturn:
+    """Refuse latents whose marginal density is an integral, where it is needed."""
+    if set(sites) & set(data):
+        raise ValueError(
+            f"latent {_listed(latent)} is drawn from data {_listed(sorted(set(sites) & set(data)))}, so that it has no "
+            "prior that can be evaluated: swap `latent` and `data` (mutual information is symmetric)."
+        )
     raise ValueError(
-        f"{role} site {name!r} is deterministic and has no density: name the random site(s) it is computed from, "
-        "or give it noise with numpyro.sample."
+        f"p({', '.join(latent)}) is an integral over {_listed(sites)}, and this method evaluates it: name them in "
+        f"latent too, as latent={[*latent, *sites]!r}, or use a method that needs joint samples only, as InfoNCE()."
+    )
+
+
+def needs_likelihood(names: Sequence[str], method: str) -> NoReturn:
+    """Refuse data without a density, for a method that needs it."""
+    raise ValueError(
+        f"{method} evaluates the density of every site, but that of {_listed(names)} does not exist: the site is "
+        "deterministic, or depends on random numbers that are no site of the model (from numpyro.prng_key(), a dropout "
+        "layer, or a site that is hidden by handlers.block or renamed by handlers.scope around a scan). Draw them "
+        "with numpyro.sample, or use a method that needs no likelihood: MINEAIS(), GIWAE(), InfoNCE()."
     )
 
 

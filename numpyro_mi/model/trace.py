@@ -39,6 +39,9 @@ class JointModel:
         For each random site, the random sites that its distribution is computed from.
     simulated
         Asked-for sites that the model is given a value for, which is not used.
+    without_density
+        Sites that can be simulated but have no density: deterministic data, and sites whose distribution
+        depends on random numbers that are no site.
     """
 
     run: Callable[[], Any]
@@ -48,6 +51,7 @@ class JointModel:
     traced: Mapping[str, Site]
     parents: Mapping[str, frozenset[str]]
     simulated: frozenset[str]
+    without_density: tuple[str, ...] = ()
 
     def joint(self) -> Callable[[], Any]:
         """The model with every asked-for site drawn, whether or not it is given `obs=`."""
@@ -109,15 +113,22 @@ def joint_model(
         by_key = depends_on(lambda inputs: draft.simulate(inputs[_KEY]), {_KEY: random.key(0)})
         own_keys = _own_keys(draft)
         parents = _parents(draft)
+        noisy = _noisy(draft)
     checks.parameters(traced, params, used, keyed)
     checks.drawn([name for name in draft.sites if not by_key[name]])
     checks.no_own_keys(own_keys)
-    checks.no_hidden_randomness([name for name, used in parents.items() if _KEY in used])
+    hidden = [name for name, used in parents.items() if _KEY in used]
+    checks.no_hidden_randomness([name for name in hidden if name in groups["latent"] or name not in draft.sites])
+    checks.noisy([name for name, by_noise in noisy.items() if not by_noise])
     checks.no_silent_evidence({name: used for name, used in parents.items() if name not in draft.sites})
     _check_masks(draft, parents)
     if draft.simulated:
         leaks.check(model, args, kwargs, params, draft.simulated, draft.sites, _trace)
-    return replace(draft, parents={name: parents[name] - {name} for name in draft.sites})
+    return replace(
+        draft,
+        parents={name: parents[name] - {name, _KEY} for name in draft.sites},
+        without_density=(*noisy, *(name for name in hidden if name in draft.sites)),
+    )
 
 
 def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
@@ -160,6 +171,23 @@ def _parameter_use(model: JointModel) -> tuple[frozenset[str], frozenset[str]]:
 
     used = frozenset().union(*depends_on(simulate, shapes).values())
     return used, frozenset(name for name, by in depends_on(initial, {_KEY: random.key(0)}).items() if by)
+
+
+def _noisy(model: JointModel) -> dict[str, bool]:
+    """For each deterministic data site, whether it varies when the latents are held."""
+    names = [name for name in model.data if model.traced[name].kind == "deterministic"]
+    if not names:
+        return {}
+    example = jax.eval_shape(model.simulate, random.key(0))
+    latents = {name: example[name] for name in model.latent}
+
+    def values(inputs):
+        held = {name: value for name, value in inputs.items() if name != _KEY}
+        run = handlers.condition(model.joint(), data=held)
+        trace = handlers.trace(handlers.seed(run, inputs[_KEY])).get_trace()
+        return {name: trace[name]["value"] for name in names}
+
+    return {name: _KEY in used for name, used in depends_on(values, {**latents, _KEY: random.key(0)}).items()}
 
 
 def _own_keys(model: JointModel) -> list[str]:

@@ -1,0 +1,1 @@
+"""Estimates and bounds of mutual information from joint samples alone; nothing here sees a model."""

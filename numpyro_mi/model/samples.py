@@ -1,0 +1,116 @@
+"""A model as a source of joint samples: for methods that need no likelihood."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from jax.flatten_util import ravel_pytree
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer.util import _unconstrain_reparam
+
+from numpyro_mi.model import checks
+from numpyro_mi.model.densities import features, flatten
+from numpyro_mi.model.staging import Staged, stage
+from numpyro_mi.model.support import JACOBIAN, site_log_probs
+from numpyro_mi.model.trace import JointModel, Values
+
+
+class Sample(NamedTuple):
+    """One joint draw as two vectors.
+
+    Attributes
+    ----------
+    u
+        The latents in unconstrained coordinates (discrete ones as they are), sites alphabetically.
+    x
+        The data, flattened.
+    drift
+        By how much the prior density of the latents differs where they are drawn and where they are held.
+    """
+
+    u: jax.Array
+    x: jax.Array
+    drift: jax.Array
+
+
+class StagedSamples(NamedTuple):
+    """All that a run without a likelihood needs of a model.
+
+    Attributes
+    ----------
+    draw
+        `rng_key -> Sample`.
+    sample_prior
+        `rng_key -> u`: the latents of a draw of their own.
+    log_prior
+        `u -> log p(u)`, nats; None where it is not asked for.
+    dimension, num_features
+        Sizes of u and x.
+    """
+
+    draw: Staged
+    sample_prior: Staged
+    log_prior: Staged | None
+    dimension: int
+    num_features: int
+
+
+def stage_samples(model: JointModel, prior: bool) -> StagedSamples:
+    """Stage the simulation, and with `prior` the density of the latents.
+
+    Raises
+    ------
+    ValueError
+        With `prior`, if the latents have no density that can be evaluated and differentiated.
+    """
+    if prior:
+        for name in model.latent:
+            checks.annealable(name, model.traced[name])
+        fed = set().union(*(model.parents[name] for name in model.latent)) - set(model.latent)
+        if fed:
+            checks.needs_prior(sorted(fed), model.latent, model.data)
+    draw = partial(_sample, model)
+    shape = jax.eval_shape(draw, random.key(0))
+    log_prior = None
+    if prior:
+        with checks.differentiable(model.latent):
+            log_prior = stage(_log_prior(model), jnp.zeros(shape.u.shape, shape.u.dtype), differentiable=True)
+    sample_prior = stage(lambda rng_key: draw(rng_key).u, random.key(0))
+    return StagedSamples(stage(draw, random.key(0)), sample_prior, log_prior, shape.u.size, shape.x.size)
+
+
+def _sample(model: JointModel, rng_key: jax.Array) -> Sample:
+    drawing = model.drawing_trace(rng_key)
+    values = {name: drawing[name]["value"] for name in model.latent}
+    trace = handlers.trace(model.held_at(values)).get_trace()
+    held, drawn = (site_log_probs(found, model.latent) for found in (trace, drawing))
+    drift = [jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.latent]
+    u = {name: _unconstrained(trace[name]["fn"], values[name]) for name in model.latent}
+    x = features({name: drawing[name]["value"] for name in model.data})
+    return Sample(flatten(u), x, jnp.stack(drift).max())
+
+
+def _unconstrained(fn, value: jax.Array) -> jax.Array:
+    if fn.support is None or fn.support.is_discrete:
+        return jnp.asarray(value, float)
+    return biject_to(fn.support).inv(value)
+
+
+def _log_prior(model: JointModel) -> Callable[[jax.Array], jax.Array]:
+    def points(rng_key: jax.Array) -> Values:
+        drawing = model.drawing_trace(rng_key)
+        return {name: _unconstrained(drawing[name]["fn"], drawing[name]["value"]) for name in model.latent}
+
+    example = jax.eval_shape(points, random.key(0))
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example))
+
+    def log_prior(u: jax.Array) -> jax.Array:
+        moved = handlers.substitute(model.held_at({}), substitute_fn=partial(_unconstrain_reparam, unravel(u)))
+        found = site_log_probs(handlers.trace(moved).get_trace(), model.latent, model.latent)
+        return sum((found[name] for name in model.latent), found[JACOBIAN])
+
+    return log_prior
