@@ -1,16 +1,19 @@
 """Certified lower and upper bounds on the mutual information of NumPyro models."""
 
 from numpyro_mi import tasks
-from numpyro_mi.api import mi_bounds
+from numpyro_mi.api import mi_bounds, mi_bounds_from_samples
 from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
 from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
+from numpyro_mi.bounds.nearest_neighbors import KSG
+from numpyro_mi.comparison import Comparison, compare
 from numpyro_mi.critics import MLPCritic, SeparableCritic
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.evidence.smc import AnnealedSMC
 from numpyro_mi.guides.regression import RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.plots import plot_bounds, plot_log_weights
@@ -23,12 +26,15 @@ __version__ = "0.1.0"
 __all__ = [
     "AIS",
     "AnnealedHMC",
+    "AnnealedSMC",
     "BarberAgakov",
     "CR",
+    "Comparison",
     "GIWAE",
     "IM",
     "IR",
     "IWAE",
+    "KSG",
     "InfoNCE",
     "LinearSchedule",
     "MIBounds",
@@ -43,7 +49,9 @@ __all__ = [
     "SigmoidSchedule",
     "StructuredInfoNCE",
     "Training",
+    "compare",
     "mi_bounds",
+    "mi_bounds_from_samples",
     "plot_bounds",
     "plot_log_weights",
     "tasks",

@@ -99,7 +99,8 @@ def keyed_randomness(target: AnnealedTarget, kernel: Kernel, rng_key: jax.Array,
     def ancestors(direction, step, log_weight):
         # Transitions count from 1, so the key of transition 0 is free.
         key = jax.random.fold_in(jax.random.fold_in(keyed(direction, 0), 0), step)
-        return jax.random.categorical(key, log_weight, shape=log_weight.shape)
+        # By inverting cumulated weights: categorical() would draw K^2 numbers.
+        return jax.random.choice(key, log_weight.size, log_weight.shape, p=jax.nn.softmax(log_weight))
 
     return Randomness(base, exact, noise, ancestors)
 

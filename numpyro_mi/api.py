@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_mi.arrays import paired
 from numpyro_mi.bounds.base import DirectMethod
 from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
 from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
+from numpyro_mi.bounds.nearest_neighbors import KSG, count_ties, growth, ksg_terms
 from numpyro_mi.config import describe
 from numpyro_mi.decomposition import Decomposition, LogMarginal, decompose
 from numpyro_mi.driver import RawRun, run
@@ -19,15 +21,18 @@ from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.evidence.smc import AnnealedSMC
 from numpyro_mi.model import checks
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import JointModel, joint_model
 from numpyro_mi.results import MIBounds
-from numpyro_mi.sample_driver import RawTerms, run_on_model
+from numpyro_mi.sample_driver import RawTerms, run_on_arrays, run_on_model
+from numpyro_mi.timing import Stopwatch
 
 DEFAULT_NUM_SAMPLES = 1000
-METHODS = (AIS, IWAE, BarberAgakov, StructuredInfoNCE)
+_ARRAY_BLOCK = 100
+METHODS = (AIS, AnnealedSMC, IWAE, BarberAgakov, StructuredInfoNCE)
 DIRECT_METHODS = (MINEAIS, GIWAE, InfoNCE, MINE, NWJ)
 
 
@@ -110,11 +115,16 @@ def mi_bounds(
     batch_size = None if batch_size is None else _integer("batch_size", batch_size, at_least=1)
     key = _key(rng_key)
     joint = joint_model(model, latent, data, model_args, model_kwargs, params)
-    method = (MINEAIS() if joint.without_density else AIS()) if method is None else method
+    notes: tuple[str, ...] = ()
+    if method is None:
+        method = MINEAIS() if joint.without_density else AIS()
+        if joint.without_density:
+            names = ", ".join(joint.without_density)
+            notes = (f"{names} can be simulated but has no density: a lower bound alone, by MINEAIS().",)
     if isinstance(method, DIRECT_METHODS):
         samples = stage_samples(joint, method.needs_prior)
         terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
-        return _direct_result(joint, method, key, terms)
+        return _direct_result(joint.latent, joint.data, method, key, terms, notes)
     if joint.without_density:
         checks.needs_likelihood(joint.without_density, type(method).__name__)
     decomposition = decompose(joint)
@@ -122,6 +132,97 @@ def mi_bounds(
     staged = stage_model(joint, decomposition, sampler)
     raw = run(staged, decomposition, method, key, num_samples, batch_size, progress_bar)
     return _result(joint, decomposition, method, key, raw)
+
+
+def mi_bounds_from_samples(
+    z: Any,
+    x: Any,
+    *,
+    method: DirectMethod | KSG | None = None,
+    log_prior: Callable[[jax.Array], jax.Array] | None = None,
+    rng_key: jax.Array | int | None = None,
+    progress_bar: bool = True,
+) -> MIBounds:
+    """A lower bound on the mutual information I(z; x) from joint samples alone, or an estimate, in nats.
+
+    Rows are split by the key into disjoint parts: half of them train, a tenth are pilots, and the rest is
+    scored, one term a disjoint block of rows. No method that knows joint samples only can certify much
+    more than the log of their number.
+
+    Parameters
+    ----------
+    z, x
+        Joint draws, a row each, independent of one another: NumPy or JAX arrays of shape `(N, ...)`, pandas
+        frames, or xarray objects with dimensions `chain` and `draw`, such as variables of an ArviZ DataTree.
+    method
+        `InfoNCE(...)` (None: with blocks of 100), `MINE(...)`, `NWJ(...)`; `KSG(...)` for an estimate that
+        bounds nothing; with `log_prior` also `GIWAE(...)` and `MINEAIS(...)`.
+    log_prior
+        The log-density of z in nats: a function of one row, a vector with its columns, that JAX can
+        differentiate.
+    rng_key
+        A JAX key of either style, or an integer; None means key 0.
+    progress_bar
+        Whether to show one; silent under `CI`.
+
+    Returns
+    -------
+    MIBounds
+        With a lower bound and no upper one, or for `KSG` with neither and an `estimate`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays or arguments that will not do: before anything compiles.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numpyro_mi import KSG, mi_bounds_from_samples
+    >>> z, noise = np.random.default_rng(0).standard_normal((2, 5000))
+    >>> mi_bounds_from_samples(z, z + noise, method=KSG()).estimate  # doctest: +SKIP
+    0.35
+    """
+    method = InfoNCE(num_particles=_ARRAY_BLOCK) if method is None else method
+    if not isinstance(method, (*DIRECT_METHODS, KSG)):
+        needed = ", ".join(f"{cls.__name__}(...)" for cls in (InfoNCE, MINE, NWJ, KSG, GIWAE, MINEAIS))
+        raise TypeError(
+            f"method must be one of {needed}, or None for InfoNCE, got {method!r}: samples have no likelihood."
+        )
+    z, x = paired(z, x)
+    key = _key(rng_key)
+    if isinstance(method, KSG):
+        return _neighbor_result(z, x, method, key)
+    if method.needs_prior and log_prior is None:
+        raise ValueError(
+            f"{type(method).__name__} evaluates the prior density of z: pass log_prior=, a function of one row of z, "
+            "or use InfoNCE(), which needs joint samples only."
+        )
+    if log_prior is not None and not callable(log_prior):
+        raise TypeError(f"log_prior must be a function of one row of z, got {log_prior!r}.")
+    raw = run_on_arrays(z, x, log_prior if method.needs_prior else None, method, key, progress_bar)
+    return _direct_result(("z",), ("x",), method, key, raw, ())
+
+
+def _neighbor_result(z: np.ndarray, x: np.ndarray, method: KSG, key: jax.Array) -> MIBounds:
+    watch = Stopwatch()
+    terms = ksg_terms(z, x, method.num_neighbors, method.algorithm)
+    notes = []
+    tied = count_ties(z, x)
+    if tied > 0.02 * len(z):
+        notes.append(
+            f"{tied:,} of {len(z):,} rows repeat values of z or of x: nearest neighbours are made for continuous "
+            "variables."
+        )
+    grown = growth(z, x, method.num_neighbors, method.algorithm)
+    if grown is not None and grown.difference > 0.02 and grown.difference > 4 * grown.standard_error:
+        notes.append(
+            f"the estimate is still growing with the number of draws (by {grown.difference:.2f} nats from a quarter of "
+            "them to all): it lies too low, and by how much is not known."
+        )
+    seconds = {"scoring": watch.lap(), "compiling": watch.compiling}
+    raw = RawTerms({"estimate": terms}, None, {}, seconds, len(terms))
+    return _direct_result(("z",), ("x",), method, key, raw, tuple(notes))
 
 
 def _result(
@@ -145,13 +246,21 @@ def _result(
     )
 
 
-def _direct_result(joint: JointModel, method: DirectMethod, key: jax.Array, raw: RawTerms) -> MIBounds:
+def _direct_result(
+    latent: tuple[str, ...],
+    data: tuple[str, ...],
+    method: DirectMethod | KSG,
+    key: jax.Array,
+    raw: RawTerms,
+    notes: tuple[str, ...],
+) -> MIBounds:
     parts = dict(raw.parts)
     return MIBounds(
-        lower_i=parts.pop("lower"),
+        lower_i=parts.pop("lower", None),
         upper_i=None,
-        latent=joint.latent,
-        data=joint.data,
+        latent=latent,
+        data=data,
+        notes=notes,
         method=describe(method),
         parts=parts,
         trained=raw.scorer,

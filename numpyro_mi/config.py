@@ -10,12 +10,14 @@ from numpyro_mi import schedules
 from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
 from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
+from numpyro_mi.bounds.nearest_neighbors import KSG
 from numpyro_mi.critics import MLPCritic, SeparableCritic
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.evidence.smc import AnnealedSMC
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.kernels.numpyro_kernels import NumPyroKernel
@@ -25,6 +27,7 @@ _CLASSES: dict[str, Callable] = {
     cls.__name__: cls
     for cls in (
         AIS,
+        AnnealedSMC,
         IM,
         CR,
         IR,
@@ -34,6 +37,7 @@ _CLASSES: dict[str, Callable] = {
         RegressionGuide,
         MINEAIS,
         GIWAE,
+        KSG,
         InfoNCE,
         MINE,
         NWJ,

@@ -16,13 +16,13 @@ class AnnealedIntegral(Protocol):
     The three functions are of one draw. `condition` is called once a draw, before any chain.
     """
 
-    def condition(self, held: Any, rng_key: jax.Array) -> Conditional | None:
+    def condition(self, held: Any, rng_key: jax.Array) -> Any:
         """What depends on the held values alone (and independent noise)."""
 
-    def target(self, held: Any, conditional: Conditional | None) -> AnnealedTarget:
+    def target(self, held: Any, conditional: Any) -> AnnealedTarget:
         """The target, in the coordinates that chains run in."""
 
-    def coordinates(self, conditional: Conditional | None, u: jax.Array) -> jax.Array:
+    def coordinates(self, conditional: Any, u: jax.Array) -> jax.Array:
         """An unconstrained point in those coordinates."""
 
 

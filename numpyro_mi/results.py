@@ -170,6 +170,8 @@ class MIBounds(Bounds):
         Device and versions.
     num_requested
         Joint draws asked for; more than N if the run was interrupted.
+    notes
+        What the run has to say about its numbers.
     decomposition
         The signed log-marginals that the mutual information is the mean of: for each, its sign, the
         sites integrated out (none: exact), and its factors with their parents. Empty: nothing is left,
@@ -184,6 +186,7 @@ class MIBounds(Bounds):
     guides: tuple[Any, ...] = ()
     parts: dict[str, np.ndarray] = field(default_factory=dict)
     trained: Any = None
+    notes: tuple[str, ...] = ()
     cost: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     key: dict[str, Any] = field(default_factory=dict)
@@ -195,6 +198,16 @@ class MIBounds(Bounds):
         super().__post_init__()
         for arrays in (*self.stats, *self.plan, self.parts):
             _freeze(*arrays.values())
+
+    @property
+    def estimate(self) -> float | None:
+        """Midpoint of the two bounds, or what a method that bounds nothing says: an estimate, not a bound."""
+        return mean(self.parts["estimate"]).value if "estimate" in self.parts else super().estimate
+
+    @property
+    def num_samples(self) -> int:
+        """Terms scored: one a joint draw, or one a block of them."""
+        return len(self.parts["estimate"]) if "estimate" in self.parts else super().num_samples
 
     @property
     def partial(self) -> bool:

@@ -24,11 +24,26 @@ _DIMS = {
     "accept_prob": ("transition",),
     "accept_prob_i": ("draw",),
     "num_grad": ("draw",),
+    "num_resampled": ("draw",),
+    "fallback": ("draw",),
+    "modes": ("draw",),
+    "regression_weight": ("draw",),
     "betas": ("temperature",),
     "step_size": ("transition",),
     "inverse_mass_matrix": ("transition", "dim", "dim_bis"),
 }
-_ATTRIBUTES = ("latent", "data", "method", "cost", "seconds", "key", "environment", "num_requested", "decomposition")
+_ATTRIBUTES = (
+    "latent",
+    "data",
+    "method",
+    "cost",
+    "seconds",
+    "key",
+    "environment",
+    "num_requested",
+    "decomposition",
+    "notes",
+)
 
 
 def to_datatree(result: MIBounds) -> xr.DataTree:
@@ -75,7 +90,7 @@ def from_datatree(tree: xr.DataTree) -> MIBounds:
         )
         plans.append({str(name): np.asarray(value) for name, value in integral["plan"].to_dataset().data_vars.items()})
     lower_i, upper_i = (np.asarray(bounds[name]) if name in bounds else None for name in ("lower_i", "upper_i"))
-    for name in ("latent", "data", "decomposition"):
+    for name in ("latent", "data", "decomposition", "notes"):
         attributes[name] = tuple(attributes[name])
     found = tree["parts"].to_dataset().data_vars.items() if "parts" in tree.children else ()
     parts = {str(name): np.asarray(value) for name, value in found}

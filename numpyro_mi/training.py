@@ -14,7 +14,8 @@ from numpyro_mi.pairs import Pairs
 
 _HELD_OUT = 2048
 _EVERY = 100  # steps between two looks at the held-out draws
-_PATIENCE = 8  # looks without a gain
+_PATIENCE = 6  # looks without a gain
+_GAIN = 0.002  # nats; less is none
 
 
 class Objective(Protocol):
@@ -37,7 +38,7 @@ class Training:
         Joint draws to train on, never scored; 2,048 of them are held out, and the best parameters on
         those are kept.
     max_steps
-        Most gradient steps; training stops when eight looks at the held-out draws, 100 steps apart, show
+        Most gradient steps; training stops when six looks at the held-out draws, 100 steps apart, show
         no gain.
     batch_size
         Draws a step.
@@ -74,9 +75,9 @@ def train(
 ) -> Any:
     """The parameters with the best held-out bound."""
     report("simulating for training")
-    u, x = pairs.first(training.num_draws)
-    finite = np.isfinite(u).all(1) & np.isfinite(x).all(1)
-    u, x = jnp.asarray(u[finite]), jnp.asarray(x[finite])
+    latents, data = pairs.first(training.num_draws)
+    finite = np.isfinite(latents).all(1) & np.isfinite(data).all(1)
+    u, x = jnp.asarray(latents[finite]), jnp.asarray(data[finite])
     held_out = min(_HELD_OUT, len(u) // 5)
     watched, (u, x) = (u[:held_out], x[:held_out]), (u[held_out:], x[held_out:])
     if len(u) < training.batch_size:
@@ -94,7 +95,8 @@ def train(
         bound = look(trained)
         since += 1
         if np.isfinite(bound) and not bound <= best_bound:
-            best, best_bound, since = trained, bound, 0
+            since = 0 if not bound <= best_bound + _GAIN else since
+            best, best_bound = trained, bound
         report(f"training: {bound:.3f} nats held out")
         if since >= _PATIENCE or not np.isfinite(bound):
             break

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from numpyro_mi.critics import Critic, FittedCritic
+from numpyro_mi.critics import FittedCritic
 from numpyro_mi.guides.base import FittedGuide, Guide
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide, marginal
 from numpyro_mi.pairs import Pairs
@@ -103,7 +103,7 @@ def fit_guide(method: str, guide: Guide | None, supply: Supply, training: Traini
 
 
 def fit_critic(
-    critic: Critic | FittedCritic,
+    critic: Any,
     fitted: Fitted,
     objective: Objective,
     context: Any,
@@ -116,7 +116,7 @@ def fit_critic(
     if not hasattr(critic, "initial"):
         return critic
     start_key, train_key = jax.random.split(rng_key)
-    start = critic.initial(fitted.base, fitted.regression, start_key)
+    start: Any = critic.initial(fitted.base, fitted.regression, start_key)
     if not hasattr(start, "with_params"):
         return start
     best = train(objective, start.params, (start, context), supply.training, training, train_key, report)

@@ -13,6 +13,7 @@ from numpyro_mi.critics import FittedCritic, MLPCritic, as_critic
 from numpyro_mi.evidence.base import log_mean_exp
 from numpyro_mi.training import Training
 
+_MOST_SCORES = 16_384  # at once, for memory
 _PILOT_ROWS = 4096
 _PILOT_GROUP = 32
 _CAP = 100.0  # one negative stays below about 1 % of the sum over all
@@ -21,7 +22,13 @@ _CAP = 100.0  # one negative stays below about 1 % of the sum over all
 def scores(critic: FittedCritic, x: jax.Array, u: jax.Array) -> jax.Array:
     """`T(x_i, u_j)`, shape `(m, K)`."""
     contexts = jax.vmap(critic.context)(x)
-    return jax.vmap(lambda context: jax.vmap(lambda one: critic.score(context, one))(u))(contexts)
+
+    def row(context: Any) -> jax.Array:
+        return jax.vmap(lambda one: critic.score(context, one))(u)
+
+    if len(x) * len(u) <= _MOST_SCORES:
+        return jax.vmap(row)(contexts)
+    return jax.lax.map(row, contexts, batch_size=max(1, _MOST_SCORES // len(u)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from numpyro_mi.annealing import Path
 from numpyro_mi.bounds.base import Report, Supply, check_count, check_training, fit_critic, fit_guide
 from numpyro_mi.bounds.giwae import GuideContrast, variational_term
-from numpyro_mi.critics import FittedCritic, MLPCritic, as_critic
+from numpyro_mi.critics import FittedCritic, FixedCritic, MLPCritic, as_critic
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.independent import IM
@@ -133,12 +133,12 @@ class _Relative:
 
     def score(self, x: jax.Array, u: jax.Array) -> jax.Array:
         key = jax.random.key(0)
-        at = self.whitener.condition(None, x, key)  # type: ignore[arg-type]
+        at = self.whitener.condition(None, x, key)
         energy = self.critic.score(self.critic.context(x), u) - self.whitener.log_prob(at, at.whiten(u))
         guide = self.integral.guide
         if guide is None:
             return energy + self.integral.log_prior(u)
-        base = guide.condition(None, x, key)  # type: ignore[arg-type]
+        base = guide.condition(None, x, key)
         return energy + guide.log_prob(base, base.whiten(u))
 
 
@@ -196,13 +196,13 @@ class MINEAIS:
             raise ValueError("MINEAIS(base=None) samples the prior, and arrays have none: use a guide as base.")
         guide_key, critic_key, pilot_key = jax.random.split(rng_key, 3)
         fitted = fit_guide("MINEAIS", self.base, supply, self.training, guide_key, report)
-        integral = EnergyIntegral(fitted.guide, None, supply.log_prior, supply.sample_prior)  # type: ignore[arg-type]
+        base_only: Any = EnergyIntegral(fitted.guide, FixedCritic(_nothing), supply.log_prior, supply.sample_prior)
         objective = _ContrastiveDivergence(int(self.num_transitions))
         critic = fit_critic(
             self.critic,
             fitted,
             objective,
-            (integral, fitted.regression),
+            (base_only, fitted.regression),
             supply,
             self.training,
             critic_key,
@@ -215,6 +215,11 @@ class MINEAIS:
         pilot = Pilot(keys[1], x, conditional, exact)
         plan, _ = tune(integral, self.annealing.kernel, self.annealing.betas(), pilot, report)
         return MINEAISScorer(integral, plan.path(), self.annealing)
+
+
+def _nothing(x: jax.Array, u: jax.Array) -> jax.Array:
+    """The energy of the base itself."""
+    return jnp.zeros(())
 
 
 def _begin(integral, x, u, keys):
@@ -240,7 +245,7 @@ class MINEAISScorer:
         target = integral.target(held, conditional)
         evidence = self.annealing.evidence(target, self.path, exact, chains_key)
         energy = target.log_ratio(exact)
-        if integral.guide is not None:
+        if integral.guide is not None and conditional[0] is not None:
             energy = energy + variational_term(integral.guide, conditional[0], integral.log_prior, latent)
         stats = evidence.stats
         return {

@@ -52,8 +52,8 @@ class Conditional(NamedTuple):
 class FittedGuide(Protocol):
     """A guide ready for use: a pytree, so that other weights compile nothing."""
 
-    def condition(self, target: AnnealedTarget, x: jax.Array, rng_key: jax.Array) -> Conditional:
-        """The guide at one x, a function of x and independent noise alone; `target` is `p(u, x)`."""
+    def condition(self, target: AnnealedTarget | None, x: jax.Array, rng_key: jax.Array) -> Conditional:
+        """The guide at one x, a function of x and independent noise alone; `target` is `p(u, x)` where it is known."""
 
     def sample(self, conditional: Conditional, rng_key: jax.Array) -> jax.Array:
         """A draw of v."""

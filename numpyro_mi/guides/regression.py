@@ -97,7 +97,7 @@ class FittedRegression:
         """The regression at x."""
         return self.bias + self.features(x) @ self.weights
 
-    def condition(self, target: AnnealedTarget, x: jax.Array, rng_key: jax.Array) -> Conditional:
+    def condition(self, target: AnnealedTarget | None, x: jax.Array, rng_key: jax.Array) -> Conditional:
         """The guide at one x."""
         return Conditional(self.mean(x), self.scale)
 

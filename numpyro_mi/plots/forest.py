@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from numpyro_mi.comparison import Comparison
 from numpyro_mi.plots.canvas import (
     WIDTH,
     Canvas,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 # Inches, which are the units of the y axis: half the distance of two bounds, a row, a line of text.
 _DODGE, _ROW, _LINE = 0.07, 0.42, 0.17
+_SHADE = 0.2
 _VISUALS = (
+    "common_interval",
     "true_value",
     "interval",
     "open",
@@ -46,7 +49,7 @@ _VISUALS = (
 
 
 def plot_bounds(
-    results: MIBounds | MIDifference | Mapping[str, MIBounds] | Mapping[str, MIDifference],
+    results: MIBounds | MIDifference | Mapping[str, MIBounds] | Mapping[str, MIDifference] | Comparison,
     *,
     true_value: float | None = None,
     prob: float = 0.95,
@@ -62,23 +65,26 @@ def plot_bounds(
     error to each side. The interval is dotted where a side is infinite or missing, and the label
     says why.
 
+    Of a comparison, the interval of each method is at such a level that all hold together with
+    probability `prob`, and `Comparison.interval`, which is what they share, is shaded.
+
     Parameters
     ----------
     results
         One result, or several by label: all of them bounds on a mutual information, or all on a
-        difference of two.
+        difference of two. Or a comparison of methods.
     true_value
         Mutual information (or difference) in nats, where known: a vertical line.
     prob
-        Coverage of the interval.
+        Coverage of the interval; of a comparison, of all intervals together.
     plot_collection
         Draw into this one, which has a single plot; None makes one.
     backend
         Of `arviz_plots`, such as "matplotlib" or "none"; None is its default.
     visuals
-        For a visual, more arguments, or False to leave it out: "true_value", "interval", "open",
-        "infinity", "lower_error", "lower", "upper_error", "upper", "axis", "labels", "ticks",
-        "xlabel", "limits", "legend".
+        For a visual, more arguments, or False to leave it out: "common_interval", "true_value",
+        "interval", "open", "infinity", "lower_error", "lower", "upper_error", "upper", "axis",
+        "labels", "ticks", "xlabel", "limits", "legend".
     **pc_kwargs
         Passed to `PlotCollection.wrap`.
 
@@ -86,23 +92,34 @@ def plot_bounds(
     -------
     PlotCollection
     """
-    named: dict[str, Any] = {_name(results): results} if isinstance(results, Bounds) else dict(results)
-    if not named:
-        raise ValueError("plot_bounds needs a result, got an empty mapping.")
-    rows = [_row(label, result, prob) for label, result in named.items()]
+    named, level, common = _named(results, prob)
+    rows = [_row(label, result, level) for label, result in named.items()]
     quantity = _quantity(named)
     figsize = (WIDTH, 1.1 + sum(row.height for row in rows))
     canvas = make_canvas(scalar(0.0), plot_collection, backend, figsize, visuals, _VISUALS, pc_kwargs)
-    _draw_rows(canvas, rows, true_value, quantity)
+    _draw_rows(canvas, rows, true_value, quantity, common)
     legend = {
         "lower bound ± 1 standard error": {"color": "C0", "marker": canvas.right, "width": 2.5},
         "upper bound ± 1 standard error": {"color": "C1", "marker": canvas.left, "width": 2.5},
-        f"{100 * prob:g}% interval": {"color": "B2", "width": 1},
+        f"{100 * level:.4g}% interval" + ("" if common is None else " of each method"): {"color": "B2", "width": 1},
     }
+    if common is not None:
+        note = f"{100 * prob:.4g}% interval that all support" + ("" if common[0] <= common[1] else ": empty")
+        legend[note] = {"color": "C2", "width": 8, "alpha": _SHADE}
     if true_value is not None:
         legend[f"true value {true_value:.4g}"] = {"color": "B1", "width": 1.2, "linestyle": "C1"}
     canvas.legend(legend)
     return canvas.collection
+
+
+def _named(results: Any, prob: float) -> tuple[dict[str, Any], float, tuple[float, float] | None]:
+    """Results by label, the level of their intervals, and the interval that they share, of a comparison."""
+    if isinstance(results, Comparison):
+        return results.results, results.level(prob), results.interval(prob)
+    named = {_name(results): results} if isinstance(results, Bounds) else dict(results)
+    if not named:
+        raise ValueError("plot_bounds needs a result, got an empty mapping.")
+    return named, prob, None
 
 
 class _Row(NamedTuple):
@@ -157,8 +174,14 @@ def _row(label: str, result: Bounds, prob: float) -> _Row:
     return _Row("\n".join(lines), result.interval(prob), bounds, errors)
 
 
-def _draw_rows(canvas: Canvas, rows: list[_Row], true_value: float | None, quantity: str) -> None:
-    """All rows, the first on top."""
+def _draw_rows(
+    canvas: Canvas,
+    rows: list[_Row],
+    true_value: float | None,
+    quantity: str,
+    common: tuple[float, float] | None,
+) -> None:
+    """All rows, the first on top, before the interval that they share."""
     from arviz_plots import visuals
 
     finite = np.concatenate([row.finite() for row in rows] + ([] if true_value is None else [[true_value]]))
@@ -175,6 +198,9 @@ def _draw_rows(canvas: Canvas, rows: list[_Row], true_value: float | None, quant
                 opened.append((edges[side], ends[side], height))
             if np.isinf(row.bounds[side]):
                 marks.append((edges[side], height + (2 * side - 1) * _DODGE, side))
+    if common is not None and common[0] <= common[1]:
+        shade = _ends_of(np.clip(common, *edges))
+        canvas.draw("common_interval", visuals.vspan, shade, color="C2", alpha=_SHADE)
     if true_value is not None:
         canvas.draw("true_value", visuals.vline, scalar(true_value), color="B1", width=1.2, linestyle="C1")
     canvas.draw("interval", segments, scalar(0.0), lines=closed, color="B2", width=1)
@@ -192,6 +218,13 @@ def _draw_rows(canvas: Canvas, rows: list[_Row], true_value: float | None, quant
     canvas.draw("ticks", visuals.ticklabel_props, scalar(0.0), size="medium")
     canvas.draw("xlabel", visuals.labelled_x, scalar(0.0), text=f"{quantity} (nats)", size="medium")
     canvas.draw("limits", set_limits, scalar(0.0), x=tuple(edges), y=(-sizes.sum(), 0.0))
+
+
+def _ends_of(values: np.ndarray) -> Any:
+    """Data with one dimension, which is no facet."""
+    import xarray as xr
+
+    return xr.Dataset({"value": ("end", values)})
 
 
 def _edges(finite: np.ndarray, intervals: np.ndarray) -> np.ndarray:
