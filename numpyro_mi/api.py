@@ -225,6 +225,15 @@ def _neighbor_result(z: np.ndarray, x: np.ndarray, method: KSG, key: jax.Array) 
     return _direct_result(("z",), ("x",), method, key, raw, tuple(notes))
 
 
+def _importance_parts(raw: RawRun, decomposition: Decomposition) -> dict[str, np.ndarray]:
+    """The lower bound of an importance sampler as the guide's variational bound and a contrastive term."""
+    if len(raw.stats) != 1 or decomposition.integrals[0].sign != -1:
+        return {}
+    stats = raw.stats[0]
+    contrastive = stats["reverse_log_weight"][:, 0].astype(np.float64) - stats["reverse_log_evidence"]
+    return {"variational": raw.lower_i - contrastive, "contrastive": contrastive}
+
+
 def _result(
     joint: JointModel, decomposition: Decomposition, method: EvidenceMethod, key: jax.Array, raw: RawRun
 ) -> MIBounds:
@@ -237,6 +246,7 @@ def _result(
         plan=tuple(plan._asdict() for plan in raw.plans),
         stats=raw.stats,
         guides=raw.guides,
+        parts=_importance_parts(raw, decomposition) if isinstance(method, IWAE) else {},
         cost=raw.cost,
         seconds=raw.seconds,
         key=_key_record(key),

@@ -188,9 +188,9 @@ def _fit(
     if method.base is None:
         return [None] * len(staged.integrals)
     fitted: list[FittedGuide | None] = []
-    for i, integral in enumerate(staged.integrals):
+    for i in range(len(staged.integrals)):
         draw_key, fit_key = jax.random.split(jax.random.fold_in(role_key(rng_key, Role.FIT), i))
-        pairs = joint_pairs(staged.draw, draw_key, i, integral.held)
+        pairs = joint_pairs(staged, draw_key, i)
         fitted.append(method.base.fit(pairs, fit_key, progress.stage))
     return fitted
 

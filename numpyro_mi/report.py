@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logsumexp
 
+from numpyro_mi.diagnostics import method_warnings
 from numpyro_mi.estimation import mean
 
 if TYPE_CHECKING:
@@ -14,23 +16,24 @@ if TYPE_CHECKING:
 _MIN_DRAWS = 100
 _HEAVY_SKEWNESS = 5.0
 _MOST_NAMES = 3
-_PARTS = {
-    "variational": "variational",
-    "contrastive": "contrastive",
-    "ibal_upper": "IBAL at most",
-}
+_PARTS = (  # name, label, remark
+    ("variational", "variational", ""),
+    ("contrastive", "contrastive", ""),
+    ("ibal_upper", "IBAL at most", ", which says how well the annealing did and does not bound I"),
+)
 
 
 def report(result: MIBounds) -> str:
     """One readable block: bounds, gap, interval, decomposition, cost, verdict, warnings."""
     names = f"I({', '.join(result.latent)}; {', '.join(result.data)})"
-    draws = f"{result.num_samples:,} joint draws"
+    draws = f"{result.num_samples:,} {_unit(result)}"
     if result.partial:
         draws += f" of {result.num_requested:,} (interrupted)"
     lines = [f"Mutual information {names}: {_method(result)}, {draws}", *_numbers(result), *_decomposition(result)]
-    if result.cost:
+    if result.cost or result.seconds:
         lines.append(f"  cost          {_cost(result)}")
     lines.append(f"  verdict       {verdict(result)}")
+    lines += [f"  note          {text}" for text in result.notes]
     lines += [f"  warning       {text}" for text in warnings_of(result)]
     return "\n".join(lines)
 
@@ -47,7 +50,10 @@ def verdict(result: MIBounds) -> str:
     if any(bad.values()):
         return _spoiled(result, bad)
     if result.lower_i is None or result.upper_i is None:
-        return "one side only: the width is unknown."
+        if "estimate" in result.parts:
+            return "an estimate and no bound: its error has either sign and is not known."
+        side = "lower" if result.upper_i is None else "upper"
+        return f"a {side} bound alone: how far the truth lies beyond it is not known."
     gaps = result.upper_i - result.lower_i
     gap, gap_se = mean(gaps)
     # Of the lower bound: the gap's own heavy tail is in the error of the upper bound, and would hide the gap.
@@ -57,22 +63,22 @@ def verdict(result: MIBounds) -> str:
     if _cross(result):
         return "none: the bounds cross."
     if error and gap < 2 * error:
-        return f"{_size(gap, error)}: more num_samples, rather than num_temperatures or num_particles."
+        return f"{_size(gap, error)}: more num_samples, rather than {_effort(result)}."
     few, share = _largest(gaps)
     if share > 0.5:
         make = "makes" if few == 1 else "make"
         return (
             f"{few} of {gaps.size:,} draws {make} {share:.0%} of the gap (median {np.median(gaps):.2g}): "
-            "more num_temperatures or num_particles, or another parametrisation."
+            f"more {_effort(result)}, or another parametrisation."
         )
     if not error or gap > 6 * error:
-        return f"{_size(gap, error)}: more num_temperatures or num_particles, rather than num_samples."
-    return f"{_size(gap, error)}: num_samples, and num_temperatures or num_particles, both help."
+        return f"{_size(gap, error)}: more {_effort(result)}, rather than num_samples."
+    return f"{_size(gap, error)}: num_samples, and {_effort(result)}, both help."
 
 
 def warnings_of(result: MIBounds) -> list[str]:
     """What a reader of the numbers must know."""
-    found = []
+    found = method_warnings(result)
     for side, count in result.num_non_finite.items():
         if count:
             found.append(
@@ -98,6 +104,13 @@ def warnings_of(result: MIBounds) -> list[str]:
             "distribution of the model draw from another law than its log_prob says?"
         )
     return found
+
+
+def _effort(result: MIBounds) -> str:
+    """What closes the gap of a method."""
+    if "num_temperatures" in result.method or not result.method:
+        return "num_temperatures or num_particles"
+    return "num_particles, or a better guide" if "num_particles" in result.method else "work on the guide"
 
 
 def _size(gap: float, error: float) -> str:
@@ -137,6 +150,8 @@ def _spoiled(result: MIBounds, bad: dict[str, int]) -> str:
 
 
 def _numbers(bounds: Bounds) -> list[str]:
+    if bounds.lower_i is None and bounds.upper_i is None and bounds.estimate is not None:
+        return [f"  estimate      {bounds.estimate:.4f} nats, which bounds nothing"]
     low, high = bounds.interval(0.95)
     return [
         f"  lower bound   {_pair(bounds.lower, bounds.lower_se)}",
@@ -148,17 +163,37 @@ def _numbers(bounds: Bounds) -> list[str]:
 
 def _decomposition(result: MIBounds) -> list[str]:
     """The log-marginals that are exact in one line, and a line for each that is an integral."""
-    if result.parts:
-        return [f"  {_PARTS[name]:<14}{_pair(*mean(terms))}" for name, terms in result.parts.items() if name in _PARTS]
+    parts = _parts(result)
+    if not result.decomposition and result.parts:
+        return parts
     if _independent(result):
         return ["  nothing is left of the decomposition: the groups are independent and I = 0 exactly"]
     exact = [f"{_sign(part)} log {_factors(part)}" for part in result.decomposition if not part["integrated"]]
     lines = [f"  exact         {_some(exact, ' ', 'terms')}"] if exact else []
+    verb = "annealed" if "num_temperatures" in result.method else "sampled"
     for part in result.decomposition:
         if part["integrated"]:
             over = _some(part["integrated"], ", ", "sites")
-            lines.append(f"  annealed      {_sign(part)} log of the integral of {_factors(part)} over {over}")
-    return lines
+            lines.append(f"  {verb:<14}{_sign(part)} log of the integral of {_factors(part)} over {over}")
+    return lines + parts
+
+
+def _parts(result: MIBounds) -> list[str]:
+    """What the lower bound is made of, and what goes beside it."""
+    found = [
+        f"  {label:<14}{_pair(*mean(result.parts[name]))}{note}" for name, label, note in _PARTS if name in result.parts
+    ]
+    if "own_score" in result.parts:
+        log_means = result.parts["log_mean_exp_score"]
+        value = result.parts["own_score"].mean() - (logsumexp(log_means) - np.log(log_means.size))
+        found.append(f"  DV estimate   {value:.4f} nats, not a bound")
+    return found
+
+
+def _unit(result: MIBounds) -> str:
+    """What one term of the bound stands for."""
+    rows = result.cost.get("scored_rows")
+    return "joint draws" if rows is None or rows < 2 * result.num_samples else "disjoint blocks of joint draws"
 
 
 def _sign(part: dict[str, Any]) -> str:
@@ -201,12 +236,17 @@ def _method(result: MIBounds) -> str:
 def _cost(result: MIBounds) -> str:
     cost, seconds = result.cost, result.seconds
     pilot = cost.get("pilot_forward", 0) + cost.get("pilot_reverse", 0)
-    scored = cost.get("scored_forward", 0) + cost.get("scored_reverse", 0)
-    text = f"{_count(scored)} gradients scored, {_count(pilot)} in pilots"
+    scored = sum(cost.get(f"scored_{name}", 0) for name in ("forward", "reverse", "guide", "gradients"))
+    text = []
+    if scored or pilot or "scored_forward" in cost:
+        text.append(f"{_count(scored)} gradients scored, {_count(pilot)} in pilots")
+    if "scored_rows" in cost:
+        sizes = [f"{cost[f'{part}_rows']:,} {part}" for part in ("training", "pilot", "scored")]
+        text.append(f"rows: {', '.join(sizes)}")
     if seconds:
         compiling = f", of which {seconds['compiling']:.1f} compiling" if "compiling" in seconds else ""
-        text += f"; {sum(seconds.values()):.1f} s{compiling}, on {_device(result)}"
-    return text
+        text.append(f"{sum(seconds.values()):.1f} s{compiling}, on {_device(result)}")
+    return "; ".join(text)
 
 
 def _device(result: MIBounds) -> str:

@@ -87,7 +87,7 @@ def run_on_model(
         seconds["scoring"] = watch.lap()
     seconds["compiling"] = watch.compiling
     parts = scored.gathered()
-    cost = {"scored": int(parts["num_grad"].sum())} if "num_grad" in parts else {}
+    cost = {"scored_gradients": int(parts["num_grad"].sum())} if "num_grad" in parts else {}
     return RawTerms(parts, scorer, cost, seconds, num_samples)
 
 

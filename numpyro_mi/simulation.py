@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.model.densities import features, flatten
+from numpyro_mi.model.densities import StagedModel, features, flatten
 from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.model.staging import Staged
 from numpyro_mi.pairs import Pairs
@@ -40,8 +40,10 @@ def blocks(draw: Staged, rng_key: jax.Array, count: int, size: int) -> Iterator[
         waiting = jax.tree.map(lambda leaf: leaf[size:], waiting)
 
 
-def joint_pairs(draw: Staged, rng_key: jax.Array, integral: int, held: tuple[str, ...]) -> Pairs:
+def joint_pairs(staged: StagedModel, rng_key: jax.Array, integral: int) -> Pairs:
     """Joint draws of one integral as flat vectors: its unconstrained sites, and the values it is given."""
+    draw, own = staged.draw, staged.integrals[integral]
+    held = own.held
 
     def supply(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, count, _FITTING_GROUP):
@@ -49,7 +51,7 @@ def joint_pairs(draw: Staged, rng_key: jax.Array, integral: int, held: tuple[str
             yield u[: count - start], x[: count - start]
 
     u, x = jax.eval_shape(partial(_pairs, integral=integral, held=held), draw, rng_key, 0)
-    return Pairs(supply, u.shape[1], x.shape[1])
+    return Pairs(supply, u.shape[1], x.shape[1], own.flat_target, own.coordinates)
 
 
 def sample_pairs(samples: StagedSamples, rng_key: jax.Array) -> Pairs:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.guides.base import Conditional, normal_log_prob, normal_sample
+from numpyro_mi.guides.base import Conditional, check_fitted, normal_log_prob, normal_sample
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
@@ -88,6 +88,11 @@ class FittedRegression:
     bias: jax.Array
     scale: jax.Array
     config: RegressionGuide = field(metadata={"static": True})
+
+    def fit(self, pairs: Pairs, rng_key: jax.Array, report: Callable[[str], None]) -> "FittedRegression":
+        """Itself, if it is a guide for such draws."""
+        check_fitted(self, len(self.bias), len(self.x_loc), pairs)
+        return self
 
     def features(self, x: jax.Array) -> jax.Array:
         """Standardised x."""

@@ -5,6 +5,7 @@ unconstrained point `u`, the other sites of the integrand held at given values.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
 from numpyro_mi.targets import AnnealedTarget
+
+Shapes = tuple[tuple[str, jax.ShapeDtypeStruct], ...]
 
 
 class JointDraw(NamedTuple):
@@ -77,13 +80,56 @@ class StagedIntegral(NamedTuple):
     """One integral, staged.
 
     `held` names the sites it is conditioned on, `dimension` is that of the unconstrained space, and
-    `site_log_probs(u, held)` gives each factor by name, for checks.
+    `site_log_probs(u, held)` gives each factor by name, for checks. `flat_target` and `coordinates()` are for
+    guides, which know the held values as one vector.
     """
 
     integrand: Integrand
     held: tuple[str, ...]
     dimension: int
     site_log_probs: Staged
+    flat_target: "FlatTarget"
+    coordinates: Callable[[], "Coordinates"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class FlatTarget:
+    """`x -> p(u, x)` with the held values as one vector x.
+
+    Attributes
+    ----------
+    integrand
+        The integral.
+    held
+        Shapes of the held values, by name.
+    """
+
+    integrand: Integrand
+    held: "Shapes" = field(metadata={"static": True})
+
+    def __call__(self, x: jax.Array) -> AnnealedTarget:
+        """The target at one x."""
+        return self.integrand.target(held_values(x, self.held))
+
+
+class Coordinates(NamedTuple):
+    """Between the integrated sites of one integral and their unconstrained coordinates.
+
+    Attributes
+    ----------
+    constrain
+        `(u, held) -> (values, log_det)`: the sites on their own space, and `log |d values / d u|`.
+    unconstrain
+        `(values, held) -> u`.
+    integrated, held
+        Shapes of the sites, by name.
+    """
+
+    constrain: Staged
+    unconstrain: Staged
+    integrated: "Shapes"
+    held: "Shapes"
 
 
 class StagedModel(NamedTuple):
@@ -114,6 +160,22 @@ def flatten(point: Values) -> jax.Array:
 def features(held: Values) -> jax.Array:
     """Held values as one vector of floats, sites alphabetically."""
     return flatten({name: jnp.asarray(value, float) for name, value in held.items()}) if held else jnp.zeros(0)
+
+
+def held_values(x: jax.Array, shapes: Shapes) -> Values:
+    """The inverse of `features`."""
+    values, start = {}, 0
+    for name, shape in shapes:
+        part = x[start : start + shape.size].reshape(shape.shape)
+        # Through a float and back: integers are whole again.
+        whole = part if jnp.issubdtype(shape.dtype, jnp.floating) else jnp.round(part)
+        values[name] = whole.astype(shape.dtype)
+        start += shape.size
+    return values
+
+
+def _shapes(values: Values) -> Shapes:
+    return tuple((name, jax.ShapeDtypeStruct(values[name].shape, values[name].dtype)) for name in sorted(values))
 
 
 def _joint_draw(model: JointModel, decomposition: Decomposition, rng_key: jax.Array) -> JointDraw:
@@ -182,7 +244,19 @@ def _stage_integral(
             sample_target=None if posterior_sampler is None else stage(sample_target, random.key(0), held),
         )
     by_site = stage(lambda u, held: {name: log_probs(u, held)[name] for name in integral.factors}, u, held)
-    return StagedIntegral(integrand, held_names, u.size, by_site)
+
+    def coordinates():
+        def constrain(u, held):
+            moved = handlers.substitute(model.held_at(held), substitute_fn=partial(_unconstrain_reparam, unravel(u)))
+            trace = handlers.trace(moved).get_trace()
+            return {name: trace[name]["value"] for name in integral.integrated}, site_log_probs(trace, ())[JACOBIAN]
+
+        integrated = {name: values[name] for name in integral.integrated}
+        back = stage(lambda own, held: unconstrained({**held, **own}), integrated, held)
+        return Coordinates(stage(constrain, u, held), back, _shapes(integrated), _shapes(held))
+
+    flat_target = FlatTarget(integrand, _shapes(held))
+    return StagedIntegral(integrand, held_names, u.size, by_site, flat_target, coordinates)
 
 
 def _check_posterior_draw(drawn: Any, expected: Values) -> None:

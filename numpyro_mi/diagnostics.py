@@ -1,0 +1,126 @@
+"""What the numbers of a result say about the method that made them: limits reached, tails too light."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import logsumexp
+
+from numpyro_mi.estimation import mean
+
+if TYPE_CHECKING:
+    from numpyro_mi.results import MIBounds
+
+_NEAR = 1.0  # nats to a cap
+_CAP_SHARE = 0.1
+_FEW_ESS, _FEW_SHARE = 5.0, 0.05
+_LARGE_K, _WIDE_GAP = 0.7, 0.1
+_FEWEST_WEIGHTS = 100  # for a Pareto fit
+_MOST_FITS = 200
+_INFINITE_K, _UNRELIABLE_K = 1.0, 0.5
+
+
+def method_warnings(result: MIBounds) -> list[str]:
+    """Warnings that depend on the method."""
+    name = result.method.get("class")
+    if result.lower is None or not np.isfinite(result.lower):
+        return []
+    if name in ("InfoNCE", "StructuredInfoNCE"):
+        return _cap("the lower bound", result.lower, result.method["num_particles"])
+    if name == "GIWAE":
+        return _cap("the contrastive term", mean(result.parts["contrastive"]).value, result.method["num_particles"])
+    if name in ("MINE", "NWJ"):
+        return _variational(result)
+    if name in ("IWAE", "BarberAgakov") and len(result.stats) == 1:
+        return [*_importance(result), *_tails(result)]
+    return []
+
+
+def _cap(what: str, value: float, num_particles: int) -> list[str]:
+    cap = np.log(num_particles)
+    if value < cap - _NEAR:
+        return []
+    return [
+        f"{what} is within {_NEAR:g} nat of log {num_particles:,} = {cap:.2f}, which it never exceeds, however large "
+        "the mutual information: more num_particles, or a method without such a limit (AIS, or MINEAIS if there is no "
+        "likelihood)."
+    ]
+
+
+def _variational(result: MIBounds) -> list[str]:
+    found = []
+    negatives = result.num_samples * result.method["num_negatives"]
+    limit = float(np.log(max(negatives / 100, 1.0)))
+    capped = float(result.parts["capped"].mean())
+    if capped > _CAP_SHARE or (result.lower is not None and result.lower > limit - _NEAR):
+        found.append(
+            f"the critic is capped in {capped:.0%} of the pairs, and no bound of this kind from {negatives:,} "
+            f"negatives can certify much more than {limit:.2f} nats: that grows with the log of their number only. A "
+            "method that knows a density (MINEAIS with a prior, AIS with a likelihood) has no such limit."
+        )
+    return found
+
+
+def _importance(result: MIBounds) -> list[str]:
+    """Too few weights that count, in either set; only the one with the own draw sees a mode that the guide misses."""
+    stats = result.stats[0]
+    drawn, own = stats["forward_log_weight"], stats["reverse_log_weight"]
+    num_particles = drawn.shape[1]
+    if num_particles < 2 * _FEW_ESS:
+        return []
+    shares = [float(np.mean(_ess(weights) < _FEW_ESS)) for weights in (drawn, np.hstack([own, drawn[:, 1:]]))]
+    found = []
+    if max(shares) > _FEW_SHARE:
+        found.append(
+            f"fewer than {_FEW_ESS:g} of {num_particles:,} weights count in {shares[0]:.0%} of the joint draws, or in "
+            f"{shares[1]:.0%} if the simulated latent is one of them: the guide is too far from the posterior for "
+            "importance sampling. Anneal from it: AIS(base=...)."
+        )
+    contrastive = result.parts.get("contrastive")
+    near = contrastive is not None and mean(contrastive).value > np.log(num_particles) - _NEAR
+    if num_particles >= _FEWEST_WEIGHTS and (near or (result.gap or 0.0) > _WIDE_GAP):
+        median = float(np.median(_pareto_k(drawn[:_MOST_FITS])))
+        if median > _LARGE_K:
+            found.append(
+                f"the median Pareto k of the weights is {median:.2f}, above {_LARGE_K}: more num_particles will help "
+                "little; a guide with heavier tails, or AIS(base=...), will."
+            )
+    return found
+
+
+def _tails(result: MIBounds) -> list[str]:
+    """Whether the own weight exceeds the guide's so far and so often that its mean does not exist."""
+    stats = result.stats[0]
+    drawn = stats["forward_log_weight"].astype(np.float64)
+    excess = stats["reverse_log_weight"][:, 0] - (logsumexp(drawn, axis=1) - np.log(drawn.shape[1]))
+    excess = excess[np.isfinite(excess)]
+    if (excess > 0).sum() < _FEWEST_WEIGHTS:
+        return []
+    with np.errstate(divide="ignore"):
+        k = float(_pareto_k(np.log(np.maximum(excess, np.finfo(float).tiny))[None])[0])
+    if k > _INFINITE_K:
+        return [
+            f"the tails of the guide are lighter than the posterior's (Pareto k {k:.1f} over the joint draws), so that "
+            "the lower bound may be minus infinity in truth, and its value here rests on a few draws: use a guide with "
+            "heavier tails."
+        ]
+    if k > _UNRELIABLE_K:
+        return [
+            f"the tails of the guide are light (Pareto k {k:.1f} over the joint draws), so that the standard error of "
+            "the lower bound is unreliable: use a guide with heavier tails."
+        ]
+    return []
+
+
+def _ess(log_weights: np.ndarray) -> np.ndarray:
+    """Effective sample size of each row."""
+    log_weights = log_weights.astype(np.float64)
+    return np.exp(2 * logsumexp(log_weights, axis=1) - logsumexp(2 * log_weights, axis=1))
+
+
+def _pareto_k(log_values: np.ndarray) -> np.ndarray:
+    """Shape of a generalised Pareto distribution fitted to the upper tail of each row of `exp(log_values)`."""
+    from arviz_stats.base import array_stats
+
+    return np.atleast_1d(array_stats.psislw(log_values.astype(np.float64), axis=-1)[1])
