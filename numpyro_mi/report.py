@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _MIN_DRAWS = 100
 _HEAVY_SKEWNESS = 5.0
 _MOST_NAMES = 3
+_SAMPLERS = ("IWAE", "BarberAgakov", "StructuredInfoNCE")
 _PARTS = (  # name, label, remark
     ("variational", "variational", ""),
     ("contrastive", "contrastive", ""),
@@ -53,7 +54,7 @@ def verdict(result: MIBounds) -> str:
         if "estimate" in result.parts:
             return "an estimate and no bound: its error has either sign and is not known."
         side = "lower" if result.upper_i is None else "upper"
-        return f"a {side} bound alone: how far the truth lies beyond it is not known."
+        return f"one side only: how far the truth lies beyond the {side} bound is not known."
     gaps = result.upper_i - result.lower_i
     gap, gap_se = mean(gaps)
     # Of the lower bound: the gap's own heavy tail is in the error of the upper bound, and would hide the gap.
@@ -108,7 +109,7 @@ def warnings_of(result: MIBounds) -> list[str]:
 
 def _effort(result: MIBounds) -> str:
     """What closes the gap of a method."""
-    if "num_temperatures" in result.method or not result.method:
+    if result.method.get("class") not in _SAMPLERS:
         return "num_temperatures or num_particles"
     return "num_particles, or a better guide" if "num_particles" in result.method else "work on the guide"
 
@@ -170,7 +171,7 @@ def _decomposition(result: MIBounds) -> list[str]:
         return ["  nothing is left of the decomposition: the groups are independent and I = 0 exactly"]
     exact = [f"{_sign(part)} log {_factors(part)}" for part in result.decomposition if not part["integrated"]]
     lines = [f"  exact         {_some(exact, ' ', 'terms')}"] if exact else []
-    verb = "annealed" if "num_temperatures" in result.method else "sampled"
+    verb = "sampled" if result.method.get("class") in _SAMPLERS else "annealed"
     for part in result.decomposition:
         if part["integrated"]:
             over = _some(part["integrated"], ", ", "sites")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-RATES = (0.5, 0.005, 0.0025, 0.3)  # births of prey, predation, growth and deaths of predators
-START = (100.0, 50.0)
+RATES = (0.5, 0.0005, 0.00025, 0.3)  # births of prey, predation, growth and deaths of predators
+START = (1000.0, 500.0)
 STEP, NUM_STEPS, EVERY = 0.1, 200, 10
 
 
@@ -20,8 +20,8 @@ def simulate(rng_key, log_rates, noise):
             [birth * prey, predation * prey * predators, growth * prey * predators, death * predators]
         )
         events = jnp.maximum(mean + jnp.sqrt(mean) * jax.random.normal(key, (4,)), 0.0)
-        prey = jnp.clip(prey + events[0] - events[1], 1.0, 1e5)
-        predators = jnp.clip(predators + events[2] - events[3], 1.0, 1e5)
+        prey = jnp.clip(prey + events[0] - events[1], 1.0, 1e6)
+        predators = jnp.clip(predators + events[2] - events[3], 1.0, 1e6)
         return (prey, predators), jnp.stack([prey, predators])
 
     process_key, noise_key = jax.random.split(rng_key)
@@ -31,7 +31,7 @@ def simulate(rng_key, log_rates, noise):
     return jnp.log(read) + noise * jax.random.normal(noise_key, read.shape)
 
 
-def lotka_volterra(prior_scale=1.0, noise=0.05):
+def lotka_volterra(prior_scale=0.3, noise=0.05):
     """A NumPyro model with four log rates and data that have no density."""
 
     def model():

@@ -106,7 +106,7 @@ class FlatTarget:
     """
 
     integrand: Integrand
-    held: "Shapes" = field(metadata={"static": True})
+    held: Shapes = field(metadata={"static": True})
 
     def __call__(self, x: jax.Array) -> AnnealedTarget:
         """The target at one x."""
@@ -128,8 +128,8 @@ class Coordinates(NamedTuple):
 
     constrain: Staged
     unconstrain: Staged
-    integrated: "Shapes"
-    held: "Shapes"
+    integrated: Shapes
+    held: Shapes
 
 
 class StagedModel(NamedTuple):

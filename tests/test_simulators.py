@@ -1,0 +1,147 @@
+"""Models whose data can be simulated and have no density."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_mi import AIS, GIWAE, IWAE, MINEAIS, InfoNCE, RegressionGuide, Training, mi_bounds
+from numpyro_mi.model.samples import stage_samples
+from numpyro_mi.model.trace import joint_model
+
+QUICK = Training(num_draws=4096, max_steps=100)
+TRUTH = 0.5 * np.log(1 + 4.0 / 0.25)
+
+
+def simulated():
+    z = numpyro.sample("z", dist.Normal(0, 2.0))
+    numpyro.deterministic("x", z + 0.5 * jax.random.normal(numpyro.prng_key()))
+
+
+def explicit(x=None):
+    z = numpyro.sample("z", dist.Normal(0, 2.0))
+    numpyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+
+def dropout(x=None):
+    z = numpyro.sample("z", dist.Normal(0, 2.0))
+    kept = jax.random.bernoulli(numpyro.prng_key(), 0.5, (3,))
+    numpyro.sample("x", dist.Normal(z * kept, 0.5).to_event(1), obs=x)
+
+
+def test_a_simulator_takes_the_route_without_a_likelihood_and_says_so():
+    result = mi_bounds(simulated, "z", "x", num_samples=300)
+    assert result.method["class"] == "MINEAIS" and result.upper_i is None
+    assert "x can be simulated but has no density" in repr(result)
+    assert result.lower == pytest.approx(TRUTH, abs=4 * result.lower_se)
+    assert "IBAL at most" in repr(result) and "does not bound I" in repr(result)
+
+
+def test_hidden_randomness_takes_it_too():
+    result = mi_bounds(dropout, "z", "x", method=GIWAE(training=QUICK), num_samples=200)
+    assert result.lower > 0.5
+
+
+@pytest.mark.parametrize("method", [AIS(), IWAE()])
+@pytest.mark.parametrize("model", [simulated, dropout])
+def test_methods_that_need_the_likelihood_refuse(method, model):
+    with pytest.raises(ValueError, match=r"evaluates the density of every site, but that of 'x' does not exist.*MINEAIS"):
+        mi_bounds(model, "z", "x", method=method)
+
+
+def test_data_without_noise_are_refused():
+    def model():
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("other", dist.Normal(0, 1))
+        numpyro.deterministic("x", 2 * z)
+
+    with pytest.raises(ValueError, match="'x' are a function of the latents without any noise.*infinite"):
+        mi_bounds(model, "z", "x")
+
+
+def test_noise_of_a_nuisance_site_is_noise():
+    def model():
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        w = numpyro.sample("w", dist.Normal(0, 1))
+        numpyro.deterministic("x", z + w)
+
+    result = mi_bounds(model, "z", "x", method=MINEAIS(training=QUICK), num_samples=500)
+    assert result.lower == pytest.approx(0.5 * np.log(2), abs=4 * result.lower_se)
+
+
+def test_latents_whose_prior_is_an_integral():
+    def model():
+        h = numpyro.sample("h", dist.Normal(0, 1))
+        z = numpyro.sample("z", dist.Normal(h, 1))
+        numpyro.deterministic("x", z + jax.random.normal(numpyro.prng_key()))
+
+    with pytest.raises(ValueError, match=r"p\(z\) is an integral over 'h'.*latent=\['z', 'h'\].*InfoNCE"):
+        mi_bounds(model, "z", "x")
+    result = mi_bounds(model, "z", "x", method=InfoNCE(num_particles=50, training=QUICK), num_samples=300)
+    assert result.lower < 0.5 * np.log(3) + 4 * result.lower_se
+
+
+def test_a_deterministic_latent_is_refused():
+    def model():
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.deterministic("d", z)
+        numpyro.sample("x", dist.Normal(z, 1))
+
+    with pytest.raises(ValueError, match="latent site 'd' is deterministic and has no density"):
+        mi_bounds(model, "d", "x")
+
+
+def test_a_discrete_latent_needs_a_method_without_a_prior():
+    def model():
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("x", dist.Normal(6.0 * z, 1))
+
+    with pytest.raises(ValueError, match="'z' is discrete"):
+        mi_bounds(model, "z", "x", method=GIWAE(training=QUICK))
+    result = mi_bounds(model, "z", "x", method=InfoNCE(num_particles=50, training=QUICK), num_samples=300)
+    assert 0.55 < result.lower < np.log(2) + 4 * result.lower_se
+
+
+def test_joint_draws_are_those_of_the_methods_with_a_likelihood():
+    exact = mi_bounds(explicit, "z", "x", method=IWAE(num_particles=50), num_samples=100)
+    direct = mi_bounds(explicit, "z", "x", method=GIWAE(exact.guides[0], num_particles=1, training=QUICK), num_samples=100)
+    np.testing.assert_allclose(direct.lower_i, exact.parts["variational"], atol=1e-4)
+
+
+def test_constrained_latents_and_their_prior():
+    def model():
+        a = numpyro.sample("a", dist.Gamma(2.0, 1.0))
+        b = numpyro.sample("b", dist.Uniform(0, a))
+        numpyro.deterministic("x", jnp.stack([a, b]) + 0.1 * jax.random.normal(numpyro.prng_key(), (2,)))
+
+    joint = joint_model(model, ("a", "b"), "x")
+    samples = stage_samples(joint, prior=True)
+    draw = samples.draw(jax.random.key(3))
+    a = jnp.exp(draw.u[0])
+    share = jax.nn.sigmoid(draw.u[1])
+    expected = dist.Gamma(2.0, 1.0).log_prob(a) + draw.u[0] - jnp.log(a) + jnp.log(a) + jnp.log(share * (1 - share))
+    np.testing.assert_allclose(samples.log_prior(draw.u), expected, rtol=1e-4)
+
+
+def test_guides_that_search_the_likelihood_are_refused():
+    class Searching:
+        needs_likelihood = True
+
+        def fit(self, pairs, rng_key, report):
+            raise AssertionError
+
+    with pytest.raises(TypeError, match="MINEAIS needs a guide that is fitted to joint draws alone, and Searching"):
+        mi_bounds(simulated, "z", "x", method=MINEAIS(Searching(), training=QUICK))
+
+
+def test_an_overconfident_fixed_critic_still_bounds_from_below():
+    def critic(x, z):
+        return -3.0 * (x[0] - z[0]) ** 2
+
+    for base in (RegressionGuide(), None):
+        result = mi_bounds(
+            simulated, "z", "x", method=MINEAIS(base, critic, AIS(50, 4), training=QUICK), num_samples=400
+        )
+        assert result.lower < TRUTH + 4 * result.lower_se
