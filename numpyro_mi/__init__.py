@@ -14,6 +14,8 @@ from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.evidence.smc import AnnealedSMC
+from numpyro_mi.fitted import load_fitted, save_fitted
+from numpyro_mi.guides.laplace import LaplaceGuide
 from numpyro_mi.guides.regression import RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.plots import plot_bounds, plot_log_weights
@@ -36,6 +38,7 @@ __all__ = [
     "IWAE",
     "KSG",
     "InfoNCE",
+    "LaplaceGuide",
     "LinearSchedule",
     "MIBounds",
     "MIDifference",
@@ -50,9 +53,11 @@ __all__ = [
     "StructuredInfoNCE",
     "Training",
     "compare",
+    "load_fitted",
     "mi_bounds",
     "mi_bounds_from_samples",
     "plot_bounds",
     "plot_log_weights",
+    "save_fitted",
     "tasks",
 ]

@@ -18,6 +18,8 @@ _FEW_ESS, _FEW_SHARE = 5.0, 0.05
 _LARGE_K, _WIDE_GAP = 0.7, 0.1
 _FEWEST_WEIGHTS = 100  # for a Pareto fit
 _MOST_FITS = 200
+_CONSTANT = 1e-6  # nats
+_WIDE_EXCESS = 1.0  # nats; a tail that reaches less far in all the draws carries nothing
 _INFINITE_K, _UNRELIABLE_K = 1.0, 0.5
 
 
@@ -94,11 +96,10 @@ def _tails(result: MIBounds) -> list[str]:
     stats = result.stats[0]
     drawn = stats["forward_log_weight"].astype(np.float64)
     excess = stats["reverse_log_weight"][:, 0] - (logsumexp(drawn, axis=1) - np.log(drawn.shape[1]))
-    excess = excess[np.isfinite(excess)]
-    if (excess > 0).sum() < _FEWEST_WEIGHTS:
+    excess = excess[np.isfinite(excess) & (excess > 0)]
+    if len(excess) < _FEWEST_WEIGHTS or excess.max() < _WIDE_EXCESS:
         return []
-    with np.errstate(divide="ignore"):
-        k = float(_pareto_k(np.log(np.maximum(excess, np.finfo(float).tiny))[None])[0])
+    k = float(_pareto_k(np.log(excess)[None])[0])
     if k > _INFINITE_K:
         return [
             f"the tails of the guide are lighter than the posterior's (Pareto k {k:.1f} over the joint draws), so that "
@@ -123,4 +124,10 @@ def _pareto_k(log_values: np.ndarray) -> np.ndarray:
     """Shape of a generalised Pareto distribution fitted to the upper tail of each row of `exp(log_values)`."""
     from arviz_stats.base import array_stats
 
-    return np.atleast_1d(array_stats.psislw(log_values.astype(np.float64), axis=-1)[1])
+    log_values = log_values.astype(np.float64)
+    tail = np.sort(log_values, axis=1)[:, -max(5, log_values.shape[1] // 5) :]
+    varies = np.isfinite(tail).all(1) & (np.ptp(tail, axis=1) > _CONSTANT)
+    shapes = np.full(len(log_values), -np.inf)  # equal weights have no tail
+    if varies.any():
+        shapes[varies] = np.atleast_1d(array_stats.psislw(log_values[varies], axis=-1)[1])
+    return shapes

@@ -16,7 +16,7 @@ _FEWEST, _MOST = 4096, 131_072
 _MOST_FEATURES = 8192
 _EXCESS = 0.01  # nats that the fitting error may cost
 _FARTHEST = 8.0  # robust standard deviations; beyond, the regression is flat
-_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, np.inf)
 _FLOOR = 1e-12  # of the largest residual variance
 
 
