@@ -18,7 +18,7 @@ from numpyro_mi.preflight import preflight
 from numpyro_mi.progress import Progress
 from numpyro_mi.simulation import blocks, joint_pairs
 from numpyro_mi.timing import Stopwatch
-from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, Plan, tune
+from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, Plan, choose_base, tune
 
 _LANES = 1024  # chains of a block: more raise no rate on a CPU, and blocks are where a run can be stopped
 
@@ -69,7 +69,7 @@ def run(
     with Progress(-(-num_samples // size), progress_bar) as progress:
         progress.stage("checking the model")
         pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
-        guides = _fit(staged, method, rng_key, progress)
+        guides = _fit(staged, method, pilots, rng_key, progress)
         integrals = [
             ModelIntegral(integral.integrand, guide) for integral, guide in zip(staged.integrals, guides, strict=True)
         ]
@@ -182,16 +182,25 @@ def _evidence(integral, method, path, rng_keys, start, held, points):
 
 
 def _fit(
-    staged: StagedModel, method: EvidenceMethod, rng_key: jax.Array, progress: Progress
+    staged: StagedModel, method: EvidenceMethod, pilots: JointDraw, rng_key: jax.Array, progress: Progress
 ) -> list[FittedGuide | None]:
-    """The fitted guide of each integral, on joint draws of their own."""
+    """The fitted guide of each integral, on joint draws of their own; of its variants, the one that pilots choose."""
     if method.base is None:
         return [None] * len(staged.integrals)
     fitted: list[FittedGuide | None] = []
     for i in range(len(staged.integrals)):
         draw_key, fit_key = jax.random.split(jax.random.fold_in(role_key(rng_key, Role.FIT), i))
         pairs = joint_pairs(staged, draw_key, i)
-        fitted.append(method.base.fit(pairs, fit_key, progress.stage))
+        guide = method.base.fit(pairs, fit_key, progress.stage)
+        variants = getattr(guide, "variants", lambda: ())()
+        if len(variants) > 1:
+            progress.stage("choosing the guide")
+            integrals = tuple(ModelIntegral(staged.integrals[i].integrand, variant) for variant in variants)
+            draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], pilots)
+            held = {name: draws.values[name] for name in staged.integrals[i].held}
+            choice_key, annealed = jax.random.fold_in(fit_key, 0), method.kernel is not None
+            guide = variants[choose_base(integrals, annealed, choice_key, held, draws.points[i])]
+        fitted.append(guide)
     return fitted
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma
+from jax.scipy.special import digamma, logsumexp
 
 from numpyro_mi.annealing import (
     FORWARD,
@@ -32,9 +32,11 @@ from numpyro_mi.annealing import (
 )
 from numpyro_mi.integrals import AnnealedIntegral
 from numpyro_mi.kernels.base import StepSettings
+from numpyro_mi.model.densities import flatten
 
 NUM_PILOT_DRAWS = 64
 _SWEEP_PARTICLES = 4
+_CHOICE_PARTICLES = 32
 _MAX_SWEEP = 200
 _MIN_SWEEP_MOVES = 64
 _MULTIPLIERS = (0.35, 0.5, 0.7, 1.0, 1.4)
@@ -135,6 +137,48 @@ def tune(
     return _interpolated(betas, index, multiplier * np.asarray(steps, np.float64), np.asarray(masses, np.float64)), cost
 
 
+def choose_base(
+    integrals: tuple[AnnealedIntegral, ...], annealed: bool, rng_key: jax.Array, held: Any, points: Any
+) -> int:
+    """The integral, of several that differ in their base's tails, with the smallest gap on pilot draws.
+
+    For an annealed method the gap is that of single weights, which is what annealing divides by the number
+    of temperatures; else that of importance sampling with many of them.
+    """
+    gaps = np.asarray(_base_gaps(integrals, annealed, rng_key, held, points), np.float64)
+    return _smallest(gaps)
+
+
+def _smallest(gaps: np.ndarray) -> int:
+    """The row with the smallest mean; judged by its finite gaps only if no other row has more of them."""
+    lost = (~np.isfinite(gaps)).sum(1)
+    means = np.where(np.isfinite(gaps), gaps, 0.0).sum(1) / np.maximum(np.isfinite(gaps).sum(1), 1)
+    return min(range(len(gaps)), key=lambda i: (lost[i], means[i]))
+
+
+@partial(jax.jit, static_argnames=("annealed",))
+def _base_gaps(integrals, annealed, rng_key, held, points):
+    """Gaps of importance sampling, shape (integrals, draws); what depends on x is computed once for all."""
+
+    def one(index, held, point):
+        key = jax.random.fold_in(rng_key, index)
+        conditional = integrals[0].condition(held, key)
+        exact = integrals[0].coordinates(conditional, flatten(point))
+
+        def gap(target):
+            def weigh(k):
+                return target.log_ratio(target.sample_base(jax.random.fold_in(key, k)))
+
+            drawn = jax.vmap(weigh)(jnp.arange(1, _CHOICE_PARTICLES + 1))
+            own = target.log_ratio(exact)
+            return own - drawn.mean() if annealed else logsumexp(drawn.at[0].set(own)) - logsumexp(drawn)
+
+        return jnp.stack([gap(integral.target(held, conditional)) for integral in integrals])
+
+    size = jax.tree.leaves(points)[0].shape[0]
+    return jax.vmap(one, out_axes=1)(jnp.arange(size), held, points)
+
+
 def _choose(integral, kernel, betas, steps, masses, pilot, cost) -> float:
     """The multiple of the step profile with the smallest mean gap over the pilot draws."""
     paths = [make_path(betas, multiplier * steps, masses) for multiplier in _MULTIPLIERS]
@@ -143,11 +187,7 @@ def _choose(integral, kernel, betas, steps, masses, pilot, cost) -> float:
     cost["forward"] += int(forward)
     cost["reverse"] += int(reverse)
     gaps = np.asarray(found, np.float64)
-    # A candidate is judged by its finite gaps only if no other loses fewer draws.
-    lost = (~np.isfinite(gaps)).sum(1)
-    means = np.where(np.isfinite(gaps), gaps, 0.0).sum(1) / np.maximum(np.isfinite(gaps).sum(1), 1)
-    best = min(range(len(_MULTIPLIERS)), key=lambda i: (lost[i], means[i]))
-    return _MULTIPLIERS[best]
+    return _MULTIPLIERS[_smallest(gaps)]
 
 
 @partial(jax.jit, static_argnames=("kernel",))
