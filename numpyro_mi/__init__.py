@@ -15,7 +15,10 @@ from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.evidence.smc import AnnealedSMC
 from numpyro_mi.fitted import load_fitted, save_fitted
+from numpyro_mi.guides.callables import GuideFunction
+from numpyro_mi.guides.flow import FlowGuide
 from numpyro_mi.guides.laplace import LaplaceGuide
+from numpyro_mi.guides.neural import NeuralGuide
 from numpyro_mi.guides.regression import RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.plots import plot_bounds, plot_log_weights
@@ -32,7 +35,9 @@ __all__ = [
     "BarberAgakov",
     "CR",
     "Comparison",
+    "FlowGuide",
     "GIWAE",
+    "GuideFunction",
     "IM",
     "IR",
     "IWAE",
@@ -46,6 +51,7 @@ __all__ = [
     "MINEAIS",
     "MLPCritic",
     "NWJ",
+    "NeuralGuide",
     "PowerSchedule",
     "RegressionGuide",
     "SeparableCritic",

@@ -18,7 +18,10 @@ from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.evidence.smc import AnnealedSMC
+from numpyro_mi.guides.callables import FittedFunction, GuideFunction
+from numpyro_mi.guides.flow import FlowGuide
 from numpyro_mi.guides.laplace import FittedLaplace, LaplaceGuide
+from numpyro_mi.guides.neural import NeuralGuide
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.kernels.numpyro_kernels import NumPyroKernel
@@ -37,6 +40,9 @@ _CLASSES: dict[str, Callable] = {
         StructuredInfoNCE,
         RegressionGuide,
         LaplaceGuide,
+        NeuralGuide,
+        FlowGuide,
+        GuideFunction,
         MINEAIS,
         GIWAE,
         KSG,
@@ -67,7 +73,7 @@ def describe(value: Any) -> Any:
     value
         A configuration object such as `AIS(...)`, or any part of one.
     """
-    if hasattr(value, "with_params") or isinstance(value, FittedRegression | FittedLaplace):
+    if hasattr(value, "with_params") or isinstance(value, FittedRegression | FittedLaplace | FittedFunction):
         return {"fitted": describe(value.config)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -11,10 +11,15 @@ import numpy as np
 
 from numpyro_mi.config import describe, rebuild
 from numpyro_mi.critics import FittedMLPCritic, FittedSeparableCritic
+from numpyro_mi.guides.flow import FittedFlow
 from numpyro_mi.guides.laplace import FittedLaplace
+from numpyro_mi.guides.neural import FittedNeural
 from numpyro_mi.guides.regression import FittedRegression
 
-_CLASSES = {cls.__name__: cls for cls in (FittedRegression, FittedLaplace, FittedMLPCritic, FittedSeparableCritic)}
+_CLASSES = {
+    cls.__name__: cls
+    for cls in (FittedRegression, FittedLaplace, FittedNeural, FittedFlow, FittedMLPCritic, FittedSeparableCritic)
+}
 _STRUCTURE = "structure"
 
 

@@ -1,4 +1,6 @@
-"""Shared by the tests: the exact pointwise mutual information of a task on the draws of a run."""
+"""Shared by the tests: exact pointwise mutual information on the draws of a run, and few programs in memory."""
+
+import pathlib
 
 import jax
 import numpy as np
@@ -29,3 +31,12 @@ def exact_pointwise():
         ) - np.asarray(log_marginal, np.float64)
 
     return compute
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+    """Compiled programs take some hundred memory mappings each; at Linux' limit of 65,530 XLA crashes."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 40_000:
+        jax.clear_caches()

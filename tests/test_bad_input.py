@@ -175,7 +175,7 @@ BAD_MODELS = {
     "empty_name": (pair, {"data": ""}, "data is empty: name at least one site"),
     "overlap": (pair, {"data": ["x", "z"]}, "'z' are in both latent and data: a site belongs to one group"),
     "repeated": (pair, {"latent": ["z", "z"]}, "latent names a site twice"),
-    "deterministic": (deterministic_data, {}, "data site 'x' is deterministic and has no density: name the random"),
+    "deterministic": (deterministic_data, {}, "'x' are a function of the latents without any noise.*infinite"),
     "upstream": (
         in_turn(("x", lambda _: Normal(0, 1)), ("z", lambda x: Normal(x, 1))),
         {},
@@ -237,9 +237,9 @@ BAD_MODELS = {
     "too_many_values": (pair, {"model_args": (DATA,)}, r"'x' is given values of shape \(3,\), but one draw.*plate"),
     "seeded": (handlers.seed(pair, 0), {}, "'z', 'x' have the same value in every simulation.*handlers.seed"),
     "substituted": (handlers.substitute(pair, {"z": 1.0}), {}, "'z' have the same value.*handlers.condition"),
-    "scan_in_scope": (scoped_scan, {"latent": "s/z", "data": "s/x"}, "'s/x', 's/z' depends.*handlers.scope around"),
-    "prng_key": (hidden_randomness, {}, "site.s. 'x' depends on random numbers that are no site"),
-    "hidden_site": (handlers.block(nuisance, hide=["w"]), {}, "'x' depends on random numbers.*handlers.block"),
+    "scan_in_scope": (scoped_scan, {"latent": "s/z", "data": "s/x"}, "site.s. 's/z' depends.*handlers.scope around"),
+    "prng_key": (hidden_randomness, {"method": AIS()}, "that of 'x' does not exist.*random numbers that are no site"),
+    "hidden_site": (handlers.block(nuisance, hide=["w"]), {"method": AIS()}, "'x' does not exist.*handlers.block"),
     "no_parameter": (with_param, {}, "'weight' of the model have no value, only an initial one: pass the fitted"),
     "wrong_parameter": (
         with_param,

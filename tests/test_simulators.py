@@ -47,9 +47,7 @@ def test_hidden_randomness_takes_it_too():
 @pytest.mark.parametrize("method", [AIS(), IWAE()])
 @pytest.mark.parametrize("model", [simulated, dropout])
 def test_methods_that_need_the_likelihood_refuse(method, model):
-    with pytest.raises(
-        ValueError, match="the density of every site, but that of 'x' does not exist.*MINEAIS"
-    ):
+    with pytest.raises(ValueError, match="the density of every site, but that of 'x' does not exist.*MINEAIS"):
         mi_bounds(model, "z", "x", method=method)
 
 
