@@ -68,7 +68,7 @@ class Comparison:
             method: {
                 **{name: _or_nan(getattr(result, name)) for name in names},
                 "seconds": float(sum(result.seconds.values())),
-                "gradients": sum(result.cost.values()),
+                "gradients": sum(count for name, count in result.cost.items() if not name.endswith("_rows")),
             }
             for method, result in self.results.items()
         }

@@ -40,3 +40,11 @@ def _few_programs():
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > 40_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def compile_fast():
+    """Nearly all of the time of many tests goes into compiling programs that run for a fraction of a second."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

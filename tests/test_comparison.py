@@ -15,6 +15,8 @@ from numpyro_mi.comparison import Comparison, compare
 from numpyro_mi.plots import plot_bounds
 from numpyro_mi.results import MIBounds
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 TASK = tasks.TASKS["correlated_normal"]()
 METHODS = {"IWAE": IWAE(num_particles=10), "AIS": AIS(8, 4), "InfoNCE": StructuredInfoNCE(20)}
 DRAWS, MANY = 300, 12000

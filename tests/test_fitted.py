@@ -23,6 +23,8 @@ from numpyro_mi.critics import whitening
 from numpyro_mi.guides.regression import marginal
 from numpyro_mi.pairs import Pairs
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 
 def model(x=None):
     z = numpyro.sample("z", dist.Normal(0, 1).expand([2]).to_event(1))

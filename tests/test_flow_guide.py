@@ -17,6 +17,8 @@ from numpyro_mi.training import Training
 
 pytest.importorskip("flowjax")
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 GRID = jnp.linspace(-9, 9, 3001)
 COUNT = 1000
 QUICK = Training(num_draws=20_000, max_steps=500, learning_rate=3e-3)
@@ -60,7 +62,9 @@ def regression(model):
     return mi_bounds(MODELS[model][0], "z", "x", method=BarberAgakov(), num_samples=COUNT)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=[pytest.mark.slow] * (name != "square")) for name in MODELS]
+)
 def test_beats_the_regression_and_stays_on_its_side(model, exact_pointwise):
     result, weak = run(model), regression(model)
     gain = result.lower_i - weak.lower_i
@@ -77,7 +81,7 @@ def test_starts_at_the_regression():
     np.testing.assert_allclose(result.lower_i, regression("bent").lower_i, atol=2e-3)
 
 
-@pytest.mark.parametrize(("model", "x"), [("square", [1.5]), ("square", [-0.4]), ("bent", [0.9, 1.3])])
+@pytest.mark.parametrize(("model", "x"), [("square", [1.5]), pytest.param("bent", [0.9, 1.3], marks=pytest.mark.slow)])
 def test_density_is_normalised_and_that_of_the_draws(model, x):
     guide = run(model).guides[0]
     conditional = guide.condition(None, jnp.array(x), jax.random.key(0))

@@ -8,6 +8,8 @@ import xarray as xr
 
 from numpyro_mi import AIS, GIWAE, KSG, MINE, MINEAIS, InfoNCE, MIBounds, Training, mi_bounds_from_samples
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 QUICK = Training(num_draws=4096, max_steps=100)
 N = 12_000
 TRUTH = 0.5 * np.log(1 + 4.0)

@@ -14,6 +14,8 @@ from numpyro_mi.critics import MLPCritic
 from numpyro_mi.guides.callables import GuideFunction
 from numpyro_mi.training import Training
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 sample = numpyro.sample
 
 

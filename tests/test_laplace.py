@@ -18,6 +18,8 @@ from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 SEED = 11
 
 

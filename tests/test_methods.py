@@ -6,7 +6,6 @@ Budgets are small: a bound is valid however wide it is.
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,6 +42,8 @@ from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.results import MIBounds
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 LOWER, BOTH = ("lower",), ("lower", "upper")
 NUISANCE = {"hierarchical_normal": "the density of z alone has no closed form: mu is integrated out"}
 SHORT: dict[str, Any] = dict(num_temperatures=10, num_particles=4)
@@ -72,7 +73,7 @@ class Entry(NamedTuple):
     make: Callable[[], Any]
     sides: tuple[str, ...]
     monotone: bool = False
-    num_fast: int = 4
+    num_fast: int = 3
     skip: dict[str, str] = {}
 
 
@@ -129,14 +130,6 @@ def run(name, task=TASKS[0], **options):
 @functools.cache
 def result_of(name, task=TASKS[0]):
     return run(name, task)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_fast():
-    """Nearly all of the time goes into compiling programs that run for a fraction of a second."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_mi import AIS, GIWAE, IWAE, MINEAIS, InfoNCE, RegressionGuide, Training, mi_bounds
+from numpyro_mi import AIS, GIWAE, IWAE, MINEAIS, InfoNCE, MLPCritic, RegressionGuide, Training, mi_bounds
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 QUICK = Training(num_draws=4096, max_steps=100)
 TRUTH = 0.5 * np.log(1 + 4.0 / 0.25)
@@ -79,7 +81,7 @@ def test_latents_whose_prior_is_an_integral():
 
     with pytest.raises(ValueError, match=r"p\(z\) is an integral over 'h'.*latent=\['z', 'h'\].*InfoNCE"):
         mi_bounds(model, "z", "x")
-    result = mi_bounds(model, "z", "x", method=InfoNCE(num_particles=50, training=QUICK), num_samples=300)
+    result = mi_bounds(model, "z", "x", method=InfoNCE(MLPCritic((16,)), 50, QUICK), num_samples=300)
     assert result.lower < 0.5 * np.log(3) + 4 * result.lower_se
 
 
@@ -100,7 +102,7 @@ def test_a_discrete_latent_needs_a_method_without_a_prior():
 
     with pytest.raises(ValueError, match="'z' is discrete"):
         mi_bounds(model, "z", "x", method=GIWAE(training=QUICK))
-    result = mi_bounds(model, "z", "x", method=InfoNCE(num_particles=50, training=QUICK), num_samples=300)
+    result = mi_bounds(model, "z", "x", method=InfoNCE(MLPCritic((16,)), 50, QUICK), num_samples=300)
     assert 0.55 < result.lower < np.log(2) + 4 * result.lower_se
 
 
