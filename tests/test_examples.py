@@ -30,3 +30,13 @@ def test_throughput(capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["model"] for line in lines] == ["linear10", "decoder 10-256-784"]
     assert all(line["ratio"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_bounds_table(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "benchmarks"))
+    run("benchmarks/bounds_table.py", models=["lotka_volterra"], num_samples=20, steps=100, seed=0, progress=False)
+    printed = capsys.readouterr().out
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [line["method"] for line in lines] == ["GIWAE(100)", "MINEAIS", "InfoNCE(1000)"]
+    assert "MINEAIS above InfoNCE(1000)" in printed
