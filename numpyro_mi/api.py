@@ -66,7 +66,10 @@ def mi_bounds(
     latent, data
         Name or names of the sites of the two groups.
     method
-        `AIS(...)`, `IWAE(...)`, `BarberAgakov(...)` or `StructuredInfoNCE(...)`; None means `AIS()`.
+        With the densities of all sites `AIS(...)`, `AnnealedSMC(...)`, `IWAE(...)`, `BarberAgakov(...)` or
+        `StructuredInfoNCE(...)`; without a likelihood `MINEAIS(...)` or `GIWAE(...)`; from joint draws alone
+        `InfoNCE(...)`, `MINE(...)` or `NWJ(...)`. None means `AIS()`, or `MINEAIS()` if the data can be
+        simulated and have no density, as in `numpyro.deterministic("x", simulate(numpyro.prng_key(), z))`.
     num_samples
         Joint draws to score, fixed beforehand; the standard errors fall as its root.
     rng_key
@@ -83,8 +86,8 @@ def mi_bounds(
     Returns
     -------
     MIBounds
-        Both bounds with standard errors; on average `lower <= I <= upper`. On Ctrl-C, the finished
-        blocks, marked partial.
+        The bounds that the method has, with standard errors; on average `lower <= I <= upper`. On Ctrl-C,
+        the finished blocks, marked partial.
 
     Raises
     ------

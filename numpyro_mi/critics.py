@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,38 @@ class Critic(Protocol):
         """The critic before training."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """What trained critics share; a pytree.
+
+    Attributes
+    ----------
+    params
+        Trained.
+    base, regression
+        What whitens the latent.
+    base_whitening, regression_whitening
+        Inverse scales as matrices, so that no chain solves a triangular system.
+    """
+
+    params: dict[str, Any]
+    base: FittedRegression
+    regression: FittedRegression
+    base_whitening: jax.Array
+    regression_whitening: jax.Array
+
+    def with_params(self, params: dict[str, Any]) -> Self:
+        """The same critic with other parameters."""
+        return replace(self, params=params)
+
+    def _whitened(self, context: Context, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The latent whitened by the base and by the regression, and the log-ratio of the two."""
+        from_base = (u - context.base_loc) @ self.base_whitening
+        from_regression = (u - context.loc) @ self.regression_whitening
+        ratio = 0.5 * (from_base @ from_base - from_regression @ from_regression)
+        return jnp.concatenate([from_base, from_regression]), self.params["ratio"] * ratio
+
+
 @dataclass(frozen=True)
 class MLPCritic:
     """A dense network on x and z together.
@@ -80,31 +112,10 @@ class MLPCritic:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class FittedMLPCritic:
-    """An `MLPCritic` with its parameters.
+class FittedMLPCritic(_Trained):
+    """An `MLPCritic` with its parameters."""
 
-    Attributes
-    ----------
-    params
-        Trained.
-    base, regression
-        What whitens the latent.
-    base_whitening, regression_whitening
-        Inverse scales as matrices, so that no chain solves a triangular system.
-    config
-        The critic that was trained.
-    """
-
-    params: dict[str, Any]
-    base: FittedRegression
-    regression: FittedRegression
-    base_whitening: jax.Array
-    regression_whitening: jax.Array
     config: MLPCritic = field(metadata={"static": True})
-
-    def with_params(self, params: dict[str, Any]) -> "FittedMLPCritic":
-        """The same critic with other parameters."""
-        return replace(self, params=params)
 
     def context(self, x: jax.Array) -> Context:
         """Locations, and x's part of the first layer."""
@@ -114,12 +125,9 @@ class FittedMLPCritic:
 
     def score(self, context: Context, u: jax.Array) -> jax.Array:
         """`T(x, u)`, nats."""
-        from_base = (u - context.base_loc) @ self.base_whitening
-        from_regression = (u - context.loc) @ self.regression_whitening
-        weights = self.params["first"][0][-2 * len(u) :]
-        hidden = context.first + jnp.concatenate([from_base, from_regression]) @ weights
-        ratio = 0.5 * (from_base @ from_base - from_regression @ from_regression)
-        return self.params["ratio"] * ratio + apply_layers(self.params["rest"], hidden)[0]
+        latent, ratio = self._whitened(context, u)
+        hidden = context.first + latent @ self.params["first"][0][-len(latent) :]
+        return ratio + apply_layers(self.params["rest"], hidden)[0]
 
 
 @dataclass(frozen=True)
@@ -161,19 +169,10 @@ class SeparableCritic:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class FittedSeparableCritic:
-    """A `SeparableCritic` with its parameters; attributes as of `FittedMLPCritic`."""
+class FittedSeparableCritic(_Trained):
+    """A `SeparableCritic` with its parameters."""
 
-    params: dict[str, Any]
-    base: FittedRegression
-    regression: FittedRegression
-    base_whitening: jax.Array
-    regression_whitening: jax.Array
     config: SeparableCritic = field(metadata={"static": True})
-
-    def with_params(self, params: dict[str, Any]) -> "FittedSeparableCritic":
-        """The same critic with other parameters."""
-        return replace(self, params=params)
 
     def context(self, x: jax.Array) -> Context:
         """Locations, and the embedding of x."""
@@ -182,12 +181,10 @@ class FittedSeparableCritic:
 
     def score(self, context: Context, u: jax.Array) -> jax.Array:
         """`T(x, u)`, nats."""
-        from_base = (u - context.base_loc) @ self.base_whitening
-        from_regression = (u - context.loc) @ self.regression_whitening
-        ratio = 0.5 * (from_base @ from_base - from_regression @ from_regression)
+        _, ratio = self._whitened(context, u)
         # Of the latent alone: its distance from the mean regression, not from that of this x.
         embedding = _network(self.params["u"], (u - self.regression.bias) @ self.base_whitening)
-        return self.params["ratio"] * ratio + embedding @ context.first / jnp.sqrt(embedding.size)
+        return ratio + embedding @ context.first / jnp.sqrt(embedding.size)
 
 
 def _network(layers: Layers, inputs: jax.Array) -> jax.Array:

@@ -84,7 +84,9 @@ def log_density(guide, x):
     return jax.jit(jax.vmap(lambda v: guide.log_prob(conditional, v))), conditional
 
 
-@pytest.mark.parametrize(("model", "guide"), [("square", "two"), ("bent", "one"), ("bent", "symmetric")])
+@pytest.mark.parametrize(
+    ("model", "guide"), [("square", "two"), ("bent", "one"), pytest.param("bent", "symmetric", marks=pytest.mark.slow)]
+)
 def test_beats_the_regression_and_stays_on_its_side(model, guide, exact_pointwise):
     result, weak = run(model, guide), run(model, "regression")
     gain = result.lower_i - weak.lower_i
@@ -195,6 +197,7 @@ def test_without_a_likelihood_only_forward():
             mi_bounds(linear, "z", "x", method=GIWAE(guide, critic, 8, training), num_samples=64)
 
 
+@pytest.mark.slow
 def test_integer_data_and_double_precision():
     guide = NeuralGuide((16,), objective="symmetric", training=Training(num_draws=4000, max_steps=300))
     with jax.enable_x64(True):

@@ -4,16 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 
 from numpyro_mi.annealing import Path, Randomness, keyed_randomness
+from numpyro_mi.evidence.annealed import AnnealedMethod
 from numpyro_mi.evidence.base import Evidence
 from numpyro_mi.evidence.independent import IM
-from numpyro_mi.guides.base import Guide, check_guide
+from numpyro_mi.guides.base import Guide
 from numpyro_mi.kernels.base import Kernel
 from numpyro_mi.kernels.hmc import AnnealedHMC
-from numpyro_mi.kernels.numpyro_kernels import as_kernel
-from numpyro_mi.schedules import FixedSchedule, PowerSchedule, as_schedule, temperatures
+from numpyro_mi.schedules import PowerSchedule
 from numpyro_mi.targets import AnnealedTarget
 
 DEFAULT_NUM_TEMPERATURES = 200
@@ -35,7 +34,7 @@ class Scheme(Protocol):
 
 
 @dataclass(frozen=True)
-class AIS:
+class AIS(AnnealedMethod):
     """Annealed importance sampling from the prior, or a guide, to the posterior of each simulated data set.
 
     Gives both sides: forward chains from the base for the upper bound on mutual information,
@@ -74,25 +73,9 @@ class AIS:
     base: Guide | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        schedule = as_schedule(self.schedule)
-        count = self.num_temperatures
-        if count is None:
-            count = len(schedule.values) - 1 if isinstance(schedule, FixedSchedule) else DEFAULT_NUM_TEMPERATURES
-        for name, value in (("num_temperatures", count), ("num_particles", self.num_particles)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"AIS needs {name}, a positive integer, got {value!r}.")
         if isinstance(self.scheme, type) or not callable(getattr(self.scheme, "evidence", None)):
             raise TypeError(f"scheme must be IM(), CR() or IR(posterior_sampler), got {self.scheme!r}.")
-        check_guide("AIS", "base", self.base, optional=True)
-        temperatures(schedule, int(count))
-        object.__setattr__(self, "num_temperatures", int(count))
-        object.__setattr__(self, "num_particles", int(self.num_particles))
-        object.__setattr__(self, "schedule", schedule)
-        object.__setattr__(self, "kernel", as_kernel(self.kernel))
-
-    def betas(self) -> np.ndarray:
-        """Temperatures, shape `(T+1,)`, float64."""
-        return temperatures(self.schedule, self.num_temperatures or 0)
+        self._settle(DEFAULT_NUM_TEMPERATURES)
 
     def evidence(self, target: AnnealedTarget, path: Path, exact: jax.Array, rng_key: jax.Array) -> Evidence:
         """Bounds on `log Z` of one target, given `exact`, one exact draw of it."""

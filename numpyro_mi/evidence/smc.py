@@ -10,20 +10,20 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from numpyro_mi.annealing import FORWARD, REVERSE, Path, Randomness, compensated_add, keyed_randomness
+from numpyro_mi.evidence.annealed import AnnealedMethod
 from numpyro_mi.evidence.base import Evidence, log_mean_exp
 from numpyro_mi.evidence.independent import IM
-from numpyro_mi.guides.base import Guide, check_guide
+from numpyro_mi.guides.base import Guide
 from numpyro_mi.kernels.base import Kernel, StepInfo, select
 from numpyro_mi.kernels.hmc import AnnealedHMC
-from numpyro_mi.kernels.numpyro_kernels import as_kernel
-from numpyro_mi.schedules import FixedSchedule, PowerSchedule, as_schedule, temperatures
+from numpyro_mi.schedules import PowerSchedule
 from numpyro_mi.targets import AnnealedTarget
 
 DEFAULT_NUM_TEMPERATURES = 50
 
 
 @dataclass(frozen=True)
-class AnnealedSMC:
+class AnnealedSMC(AnnealedMethod):
     """Annealed sequential Monte Carlo: chains that are resampled on their way to the posterior.
 
     Where the weights have become uneven, particles of small weight are replaced by copies of heavy
@@ -68,28 +68,13 @@ class AnnealedSMC:
     base: Guide | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        schedule, threshold = as_schedule(self.schedule), self.ess_threshold
-        count = self.num_temperatures
-        if count is None:
-            count = len(schedule.values) - 1 if isinstance(schedule, FixedSchedule) else DEFAULT_NUM_TEMPERATURES
-        for name, value in (("num_temperatures", count), ("num_particles", self.num_particles)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"AnnealedSMC needs {name}, a positive integer, got {value!r}.")
+        threshold = self.ess_threshold
         if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):
             raise TypeError(f"AnnealedSMC needs a number for ess_threshold, got {threshold!r}.")
         if not 0 <= threshold <= 1:
             raise ValueError(f"AnnealedSMC needs 0 <= ess_threshold <= 1, a part of num_particles, got {threshold!r}.")
-        check_guide("AnnealedSMC", "base", self.base, optional=True)
-        temperatures(schedule, int(count))
-        object.__setattr__(self, "num_temperatures", int(count))
-        object.__setattr__(self, "num_particles", int(self.num_particles))
         object.__setattr__(self, "ess_threshold", float(threshold))
-        object.__setattr__(self, "schedule", schedule)
-        object.__setattr__(self, "kernel", as_kernel(self.kernel))
-
-    def betas(self) -> np.ndarray:
-        """Temperatures, shape `(T+1,)`, float64."""
-        return temperatures(self.schedule, self.num_temperatures or 0)
+        self._settle(DEFAULT_NUM_TEMPERATURES)
 
     def evidence(self, target: AnnealedTarget, path: Path, exact: jax.Array, rng_key: jax.Array) -> Evidence:
         """Bounds on `log Z` of one target, given `exact`, one exact draw of it."""
