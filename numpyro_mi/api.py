@@ -12,7 +12,7 @@ from numpyro_mi.bounds.base import DirectMethod
 from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
 from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
-from numpyro_mi.bounds.nearest_neighbors import KSG, count_ties, growth, ksg_terms
+from numpyro_mi.bounds.nearest_neighbors import KSG, MAX_TIED_SHARE, count_ties, growth, ksg_terms
 from numpyro_mi.config import describe
 from numpyro_mi.decomposition import Decomposition, LogMarginal, decompose
 from numpyro_mi.driver import RawRun, run
@@ -212,7 +212,7 @@ def _neighbor_result(z: np.ndarray, x: np.ndarray, method: KSG, key: jax.Array) 
     terms = ksg_terms(z, x, method.num_neighbors, method.algorithm)
     notes = []
     tied = count_ties(z, x)
-    if tied > 0.02 * len(z):
+    if tied > MAX_TIED_SHARE * len(z):
         notes.append(
             f"{tied:,} of {len(z):,} rows repeat values of z or of x: nearest neighbours are made for continuous "
             "variables."

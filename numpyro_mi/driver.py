@@ -11,7 +11,7 @@ from numpyro_mi.annealing import Path
 from numpyro_mi.decomposition import Decomposition
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.guides.base import FittedGuide, guide_stats
-from numpyro_mi.integrals import ModelIntegral
+from numpyro_mi.integrals import ModelIntegral, begin
 from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.densities import JointDraw, StagedModel, flatten
 from numpyro_mi.preflight import preflight
@@ -221,24 +221,13 @@ def _tune(
             for role in (Role.PILOT_CONDITION, Role.PILOT_CHAINS)
         )
         held = {name: draws.values[name] for name in staged.integrals[i].held}
-        conditional, exact = _begin(integral, condition_keys, held, draws.points[i])
+        conditional, exact = begin(integral, condition_keys, held, jax.vmap(flatten)(draws.points[i]))
         pilot = Pilot(chain_keys, held, conditional, exact)
         plan, spent = tune(integral, method.kernel, method.betas(), pilot, progress.stage)
         plans.append(plan)
         cost["pilot_forward"] += spent["forward"]
         cost["pilot_reverse"] += spent["reverse"]
     return plans, cost
-
-
-@jax.jit
-def _begin(integral, keys, held, points):
-    """What pilot chains start from, for a number of draws."""
-
-    def one(key, held, point):
-        conditional = integral.condition(held, key)
-        return conditional, integral.coordinates(conditional, flatten(point))
-
-    return jax.vmap(one)(keys, held, points)
 
 
 def block_size(num_samples: int, num_particles: int) -> int:

@@ -60,6 +60,13 @@ class ModelIntegral:
         return u if conditional is None else conditional.whiten(u)
 
 
+@jax.jit
+def begin(integral: AnnealedIntegral, keys: jax.Array, held: Any, u: jax.Array) -> tuple[Any, jax.Array]:
+    """What pilot chains start from, for a number of draws: conditionals, and points in the chains' coordinates."""
+    conditional = jax.vmap(integral.condition)(held, keys)
+    return conditional, jax.vmap(integral.coordinates)(conditional, u)
+
+
 def whitened(target: AnnealedTarget, guide: FittedGuide, conditional: Conditional) -> AnnealedTarget:
     """The same integral with a guide as base, in the guide's coordinates."""
     log_det = conditional.log_det()

@@ -240,7 +240,10 @@ def _cost(result: MIBounds) -> str:
     scored = sum(cost.get(f"scored_{name}", 0) for name in ("forward", "reverse", "guide", "gradients"))
     text = []
     if scored or pilot or "scored_forward" in cost:
-        text.append(f"{_count(scored)} gradients scored, {_count(pilot)} in pilots")
+        pilots = (
+            f", {_count(pilot)} in pilots" if "pilot_forward" in cost else ", those of training and pilots not counted"
+        )
+        text.append(f"{_count(scored)} gradients scored{pilots}")
     if "scored_rows" in cost:
         sizes = [f"{cost[f'{part}_rows']:,} {part}" for part in ("training", "pilot", "scored")]
         text.append(f"rows: {', '.join(sizes)}")

@@ -15,6 +15,7 @@ from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.guides.base import Conditional, FittedGuide, Guide, check_guide
 from numpyro_mi.guides.regression import RegressionGuide
+from numpyro_mi.integrals import begin
 from numpyro_mi.kernels.base import StepSettings
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.targets import AnnealedTarget
@@ -211,7 +212,7 @@ class MINEAIS:
         integral = EnergyIntegral(fitted.guide, critic, supply.log_prior, supply.sample_prior)
         u, x = (jnp.asarray(array) for array in supply.pilots.first(NUM_PILOT_DRAWS))
         keys = jax.random.split(pilot_key, 2 * len(u)).reshape(2, -1)
-        conditional, exact = jax.jit(_begin)(integral, x, u, keys[0])
+        conditional, exact = begin(integral, keys[0], x, u)
         pilot = Pilot(keys[1], x, conditional, exact)
         plan, _ = tune(integral, self.annealing.kernel, self.annealing.betas(), pilot, report)
         return MINEAISScorer(integral, plan.path(), self.annealing)
@@ -220,11 +221,6 @@ class MINEAIS:
 def _nothing(x: jax.Array, u: jax.Array) -> jax.Array:
     """The energy of the base itself."""
     return jnp.zeros(())
-
-
-def _begin(integral, x, u, keys):
-    conditional = jax.vmap(integral.condition)(x, keys)
-    return conditional, jax.vmap(integral.coordinates)(conditional, u)
 
 
 @jax.tree_util.register_dataclass

@@ -7,7 +7,7 @@ import numpy as np
 
 # Draws in single precision repeat by rounding: about 1 row in 1,000 of 10,000 normal pairs, 1 in 100 of
 # 80,000. The -1/k of algorithm 2 is out of place in a tied row, so that these cost about 0.02 / k nats at most.
-_MAX_TIED_SHARE = 0.02
+MAX_TIED_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _prepared(z: np.ndarray, x: np.ndarray, method: KSG) -> tuple[np.ndarray, np
         raise ValueError(f"KSG with num_neighbors={method.num_neighbors} needs at least {needed} rows, got {len(z)}.")
     z, x = _standardized("z", z), _standardized("x", x)
     ties = count_ties(z, x) if method.algorithm == 2 else 0
-    if ties > _MAX_TIED_SHARE * len(z):
+    if ties > MAX_TIED_SHARE * len(z):
         raise ValueError(
             f"KSG algorithm 2 needs continuous variables, but values of z or x repeat in {ties} of {len(z)} rows: use "
             f"algorithm=1, whose counts allow them, or a method for discrete variables (noise is never added silently)."

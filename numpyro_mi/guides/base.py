@@ -118,5 +118,7 @@ def check_guide(method: str, name: str, guide: Any, optional: bool = False) -> N
             "bounds average over simulated data sets, so the guide must be a function of the data (amortised). Use "
             "RegressionGuide(), or LaplaceGuide() for an approximation per data set."
         )
+    if isinstance(guide, type) and callable(getattr(guide, "fit", None)):
+        raise TypeError(f"{method} needs {name}, a guide, got the class {guide.__name__}: write {guide.__name__}().")
     if isinstance(guide, type) or not callable(getattr(guide, "fit", None)):
         raise TypeError(f"{method} needs {name}, a guide such as RegressionGuide(), got {guide!r}.")
