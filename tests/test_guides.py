@@ -191,7 +191,9 @@ def test_an_autoguide_is_refused(make):
 def test_what_is_no_guide_is_refused():
     with pytest.raises(TypeError, match=r"IWAE needs guide, a guide such as RegressionGuide\(\), got 3"):
         IWAE(3)
-    with pytest.raises(TypeError, match=r"AIS needs base, a guide, got the class RegressionGuide: write RegressionGuide\(\)"):
+    with pytest.raises(
+        TypeError, match=r"AIS needs base, a guide, got the class RegressionGuide: write RegressionGuide\(\)"
+    ):
         AIS(base=RegressionGuide)
 
 
