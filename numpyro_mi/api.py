@@ -40,6 +40,7 @@ def mi_bounds(
     model: Callable,
     latent: str | Sequence[str],
     data: str | Sequence[str],
+    given: str | Sequence[str] | Mapping[str, Any] = (),
     *,
     method: EvidenceMethod | DirectMethod | None = None,
     num_samples: int = DEFAULT_NUM_SAMPLES,
@@ -50,13 +51,14 @@ def mi_bounds(
     batch_size: int | None = None,
     progress_bar: bool = True,
 ) -> MIBounds:
-    """Lower and upper bounds on the mutual information I(latent; data) of a NumPyro model, in nats.
+    """Lower and upper bounds on the mutual information I(latent; data | given) of a NumPyro model, in nats.
 
     The joint distribution is simulated from the model (data that the model is called with are not
     used), so every simulated latent is an exact posterior draw given its simulated data. That makes
     both sides of `log p(data)` accessible: from below by chains annealed from the prior, from above
-    by chains annealed backwards from the simulated latent. Other latents that `latent` depends on
-    are integrated out together with it.
+    by chains annealed backwards from the simulated latent. Sites in none of the groups are integrated
+    out, on both sides of both bounds: discrete ones are summed, and terms that are exact or cancel are
+    not annealed.
 
     Parameters
     ----------
@@ -64,7 +66,10 @@ def mi_bounds(
         A NumPyro model, written with or without `obs=`. Data that it closes over must enter through
         `obs=` only: arguments are checked for that, closures cannot be.
     latent, data
-        Name or names of the sites of the two groups.
+        Name or names of the sites of the two groups: any random sites of the model.
+    given
+        Sites to condition on: a name or names, whose values are averaged over, or a mapping from names to
+        values to hold them at, for sites that the latent and the data depend on.
     method
         With the densities of all sites `AIS(...)`, `AnnealedSMC(...)`, `IWAE(...)`, `BarberAgakov(...)` or
         `StructuredInfoNCE(...)`; without a likelihood `MINEAIS(...)` or `GIWAE(...)`; from joint draws alone
@@ -117,7 +122,7 @@ def mi_bounds(
     num_samples = _integer("num_samples", num_samples, at_least=2)
     batch_size = None if batch_size is None else _integer("batch_size", batch_size, at_least=1)
     key = _key(rng_key)
-    joint = joint_model(model, latent, data, model_args, model_kwargs, params)
+    joint = joint_model(model, latent, data, model_args, model_kwargs, params, given)
     notes: tuple[str, ...] = ()
     if method is None:
         method = MINEAIS() if joint.without_density else AIS()
@@ -125,6 +130,8 @@ def mi_bounds(
             names = ", ".join(joint.without_density)
             notes = (f"{names} can be simulated but has no density: a lower bound alone, by MINEAIS().",)
     if isinstance(method, DIRECT_METHODS):
+        if joint.given:
+            checks.given_needs_likelihood(joint.given, type(method).__name__)
         samples = stage_samples(joint, method.needs_prior)
         terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
         return _direct_result(joint.latent, joint.data, method, key, terms, notes)
@@ -245,6 +252,8 @@ def _result(
         upper_i=raw.upper_i,
         latent=joint.latent,
         data=joint.data,
+        given=joint.given,
+        fixed=tuple(joint.fixed),
         method=describe(method),
         plan=tuple(plan._asdict() for plan in raw.plans),
         stats=raw.stats,
@@ -291,14 +300,22 @@ def _key_record(key: jax.Array) -> dict[str, Any]:
 
 def _described(decomposition: Decomposition, parents: Mapping[str, frozenset[str]]) -> tuple[dict[str, Any], ...]:
     """The decomposition as plain data: sign, integrated sites, and each factor with its parents."""
-    pieces = [LogMarginal(sign, (), (name,)) for sign, name in decomposition.exact]
+    conditionals = tuple(LogMarginal(sign, (), (name,)) for sign, name in decomposition.exact)
+    kinds = {
+        "exact": conditionals,
+        "sum": decomposition.sums,
+        "integral": decomposition.integrals,
+        "cancelled": decomposition.cancelled,
+    }
     return tuple(
         {
+            "kind": kind,
             "sign": piece.sign,
             "integrated": list(piece.integrated),
             "factors": {name: sorted(parents[name]) for name in piece.factors},
         }
-        for piece in (*pieces, *decomposition.integrals)
+        for kind, pieces in kinds.items()
+        for piece in pieces
     )
 
 

@@ -1,15 +1,15 @@
 """Mutual information between groups of sites as a signed sum of log-marginals.
 
-For disjoint groups A and B of a model's sites, `I(A;B) = E[ l(AB) - l(A) - l(B) ]` with `l(S)` the
-log-density of the sites in S, all others integrated out. Each `l(S)` splits into the conditionals
-that need no integral and one integral a connected piece of what is left; equal pieces cancel, and
-that is all of d-separation. For the usual case, a latent z and data x, two terms remain:
-`log p(x | z)`, exact, and `log p(x)`, an integral over z and over every other latent that x
-depends on through z.
+For disjoint groups A, B and C of a model's sites, `I(A;B|C) = E[ l(ABC) + l(C) - l(AC) - l(BC) ]`
+with `l(S)` the log-density of the sites in S, all others integrated out. Each `l(S)` splits into the
+conditionals that need no integral and one integral a connected piece of what is left; equal pieces
+cancel, and that is all of d-separation. For the usual case, a latent z and data x, two terms remain:
+`log p(x | z)`, exact, and `log p(x)`, an integral over z and over every other latent that x depends
+on through z. A piece whose integrated sites are all discrete is a sum, and exact too.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from numpyro_mi.model import checks
@@ -22,7 +22,7 @@ class LogMarginal(NamedTuple):
     Attributes
     ----------
     sign
-        +1 or -1 (or a multiple): how it enters the mutual information.
+        +1 or -1 (or a multiple): how it enters the mutual information. 0 of a piece that cancels.
     integrated
         Sites integrated out, in model order.
     factors
@@ -35,32 +35,74 @@ class LogMarginal(NamedTuple):
 
 
 class Decomposition(NamedTuple):
-    """`I = E[ sum of sign * log p(site | parents) + sum of sign * log-marginal ]`."""
+    """`I = E[ sum of sign * log p(site | parents) + sum of sign * log-marginal ]`.
+
+    Attributes
+    ----------
+    exact
+        Conditionals that need no integral, as (sign, site).
+    integrals
+        Integrals over continuous sites, and sums over the discrete ones among them.
+    sums
+        Sums over discrete sites alone: exact.
+    cancelled
+        Integrals and sums that are in several of the log-marginals and cancel; their sign is 0.
+    """
 
     exact: tuple[tuple[int, str], ...]
     integrals: tuple[LogMarginal, ...]
+    sums: tuple[LogMarginal, ...] = ()
+    cancelled: tuple[LogMarginal, ...] = ()
+
+    @property
+    def dependent(self) -> bool:
+        """Whether anything is left; else the groups are independent."""
+        return bool(self.exact or self.integrals or self.sums)
 
 
 def decompose(model: JointModel) -> Decomposition:
-    """Split I(latent; data) into exact conditionals and integrals, cancelling what is equal.
+    """Split I(latent; data | given) into exact conditionals, sums and integrals, cancelling what is equal.
 
     Raises
     ------
     ValueError
-        If the likelihood of the data is itself an integral, if data are upstream of a latent, or
-        if a latent to be integrated cannot be annealed.
+        If a site to be integrated can be neither annealed nor summed, or if `given` is held at values
+        that simulating the model forwards does not condition on.
     """
-    decomposition = _split(model.sites, model.parents, model.latent, model.data)
-    _check(model, decomposition.integrals)
-    return decomposition
+
+    def summed(name: str) -> bool:
+        return model.traced[name].choices is not None
+
+    given = (*model.given, *model.fixed)
+    _check_fixed(model, given)
+    found = _split(model.sites, model.parents, model.latent, model.data, given, summed)
+    for integral in (*found.integrals, *found.sums):
+        for name in integral.integrated:
+            checks.integrable(name, model.traced[name])
+    return found
+
+
+def _check_fixed(model: JointModel, given: tuple[str, ...]) -> None:
+    """Holding sites at values is conditioning on them if what they are drawn from says nothing more of the groups."""
+    asked = (*model.latent, *model.data)
+    for site in model.fixed:
+        for parent in sorted(model.parents[site] - set(given)):
+            if parent in asked or _split(model.sites, model.parents, (parent,), asked, given).dependent:
+                checks.refuse_fixed(site, parent)
 
 
 def _split(
-    sites: Sequence[str], parents: Mapping[str, frozenset[str]], latent: Sequence[str], data: Sequence[str]
+    sites: Sequence[str],
+    parents: Mapping[str, frozenset[str]],
+    latent: Sequence[str],
+    data: Sequence[str],
+    given: Sequence[str] = (),
+    summed: Callable[[str], bool] = lambda name: False,
 ) -> Decomposition:
     order = {name: i for i, name in enumerate(sites)}
     pieces: Counter[tuple[frozenset[str], frozenset[str]]] = Counter()
-    for sign, held in ((1, {*latent, *data}), (-1, latent), (-1, data)):
+    groups = ((1, {*latent, *data, *given}), (1, given), (-1, {*latent, *given}), (-1, {*data, *given}))
+    for sign, held in groups:
         for piece in _pieces(frozenset(held), parents):
             pieces[piece] += sign
 
@@ -69,29 +111,15 @@ def _split(
 
     # In model order throughout: the order of a set of names differs from one process to the next, and
     # random numbers are keyed by the place of an integral.
-    left = [(sign, in_order(integrated), in_order(factors)) for (integrated, factors), sign in pieces.items() if sign]
-    left.sort(key=lambda piece: [[order[name] for name in names] for names in piece[1:]])
+    found = [LogMarginal(sign, in_order(piece[0]), in_order(piece[1])) for piece, sign in pieces.items()]
+    found.sort(key=lambda piece: [[order[name] for name in names] for names in piece[1:]])
+    left = [piece for piece in found if piece.integrated and piece.sign]
     return Decomposition(
-        tuple((sign, factors[0]) for sign, integrated, factors in left if not integrated),
-        tuple(LogMarginal(*piece) for piece in left if piece[1]),
+        tuple((piece.sign, piece.factors[0]) for piece in found if piece.sign and not piece.integrated),
+        tuple(piece for piece in left if not all(map(summed, piece.integrated))),
+        tuple(piece for piece in left if all(map(summed, piece.integrated))),
+        tuple(piece for piece in found if piece.integrated and not piece.sign),
     )
-
-
-def _check(model: JointModel, integrals: Sequence[LogMarginal]) -> None:
-    for integral in integrals:
-        for name in integral.integrated:
-            checks.annealable(name, model.traced[name], "data site" if name in model.data else "latent")
-    swapping_helps = not any(set(integral.integrated) & set(model.latent) for integral in integrals)
-    for integral in integrals:
-        upstream = [site for site in integral.integrated if site in model.data]
-        if upstream:
-            checks.data_upstream(upstream[0], model.latent, swapping_helps)
-        fed = _ancestors(integral.integrated, model.parents) - set(integral.integrated)
-        if fed & set(model.data) and integral.sign < 0:
-            checks.data_upstream(min(fed & set(model.data)), integral.integrated, swapping_helps)
-    for integral in integrals:
-        if integral.sign > 0:
-            checks.needs_integral(integral.integrated, model.data, model.latent)
 
 
 def _pieces(

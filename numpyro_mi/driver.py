@@ -121,6 +121,8 @@ class _Scored:
             (sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in self._decomposition.exact),
             np.zeros(len(next(iter(draws.log_probs.values())))),
         )
+        for terms, value in zip(self._decomposition.sums, draws.sums, strict=True):
+            exact += terms.sign * np.asarray(value, np.float64)
         lower, upper, stats = exact.copy(), exact.copy(), []
         for i, (integral, terms) in enumerate(zip(self._staged.integrals, self._decomposition.integrals, strict=True)):
             held = {name: draws.values[name] for name in integral.held}

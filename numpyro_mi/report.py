@@ -17,6 +17,7 @@ _MIN_DRAWS = 100
 _HEAVY_SKEWNESS = 5.0
 _MOST_NAMES = 3
 _SAMPLERS = ("IWAE", "BarberAgakov", "StructuredInfoNCE")
+_KINDS = ("exact", "sum", "integral", "cancelled")
 _PARTS = (  # name, label, remark
     ("variational", "variational", ""),
     ("contrastive", "contrastive", ""),
@@ -26,7 +27,8 @@ _PARTS = (  # name, label, remark
 
 def report(result: MIBounds) -> str:
     """One readable block: bounds, gap, interval, decomposition, cost, verdict, warnings."""
-    names = f"I({', '.join(result.latent)}; {', '.join(result.data)})"
+    given = ", ".join((*result.given, *(f"{name} fixed" for name in result.fixed)))
+    names = f"I({', '.join(result.latent)}; {', '.join(result.data)}{' | ' + given if given else ''})"
     draws = f"{result.num_samples:,} {_unit(result)}"
     if result.partial:
         draws += f" of {result.num_requested:,} (interrupted)"
@@ -134,7 +136,8 @@ def _cross(result: MIBounds) -> bool:
 def _independent(result: MIBounds) -> bool:
     """Whether nothing is left to estimate."""
     terms = (result.lower_i, result.upper_i)
-    return not result.decomposition and all(term is not None and not term.any() for term in terms)
+    left = any(part["kind"] != "cancelled" for part in result.decomposition)
+    return not left and all(term is not None and not term.any() for term in terms)
 
 
 def _spoiled(result: MIBounds, bad: dict[str, int]) -> str:
@@ -169,14 +172,32 @@ def _decomposition(result: MIBounds) -> list[str]:
         return parts
     if _independent(result):
         return ["  nothing is left of the decomposition: the groups are independent and I = 0 exactly"]
-    exact = [f"{_sign(part)} log {_factors(part)}" for part in result.decomposition if not part["integrated"]]
+    kinds = {kind: [part for part in result.decomposition if part["kind"] == kind] for kind in _KINDS}
+    exact = [f"{_sign(part)} log {_factors(part)}" for part in kinds["exact"]]
     lines = [f"  exact         {_some(exact, ' ', 'terms')}"] if exact else []
     verb = "sampled" if result.method.get("class") in _SAMPLERS else "annealed"
-    for part in result.decomposition:
-        if part["integrated"]:
+    shares = _gap_shares(result)
+    for kind, label in (("sum", "summed"), ("integral", verb)):
+        what = "sum" if kind == "sum" else "integral"
+        for i, part in enumerate(kinds[kind]):
             over = _some(part["integrated"], ", ", "sites")
-            lines.append(f"  {verb:<14}{_sign(part)} log of the integral of {_factors(part)} over {over}")
+            share = f", {shares[i]:.0%} of the gap" if kind == "integral" and len(shares) > 1 else ""
+            lines.append(f"  {label:<14}{_sign(part)} log of the {what} of {_factors(part)} over {over}{share}")
+    for part in kinds["cancelled"]:
+        over = _some(part["integrated"], ", ", "sites")
+        lines.append(f"  cancelled     the integral of {_factors(part)} over {over}")
     return lines + parts
+
+
+def _gap_shares(result: MIBounds) -> list[float]:
+    """Of each integral, its share of the gap between the bounds."""
+    signs = [part["sign"] for part in result.decomposition if part["kind"] == "integral"]
+    widths = [
+        abs(sign) * float(np.mean(stat["reverse_log_evidence"] - stat["forward_log_evidence"]))
+        for sign, stat in zip(signs, result.stats, strict=True)
+    ]
+    total = sum(widths)
+    return [width / total for width in widths] if np.isfinite(total) and total > 0 else []
 
 
 def _parts(result: MIBounds) -> list[str]:

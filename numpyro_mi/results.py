@@ -145,6 +145,8 @@ class MIBounds(Bounds):
         method does not have. Independent and identically distributed over draws.
     latent, data
         Names of the two groups.
+    given, fixed
+        Sites that the information is conditioned on: averaged over, and held at one value.
     method
         Configuration of the method as plain data; `numpyro_mi.config.rebuild` gives the object.
     plan
@@ -173,9 +175,10 @@ class MIBounds(Bounds):
     notes
         What the run has to say about its numbers.
     decomposition
-        The signed log-marginals that the mutual information is the mean of: for each, its sign, the
-        sites integrated out (none: exact), and its factors with their parents. Empty: nothing is left,
-        the groups are independent.
+        The signed log-marginals that the mutual information is the mean of: for each its kind ("exact":
+        a conditional; "sum": over discrete sites, exact; "integral": annealed; "cancelled": with sign 0),
+        its sign, the sites integrated out, and its factors with their parents. Nothing left but what
+        cancels: the groups are independent.
     """
 
     latent: tuple[str, ...]
@@ -192,6 +195,8 @@ class MIBounds(Bounds):
     key: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     num_requested: int = 0
+    given: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     decomposition: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:

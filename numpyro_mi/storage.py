@@ -43,6 +43,8 @@ _ATTRIBUTES = (
     "num_requested",
     "decomposition",
     "notes",
+    "given",
+    "fixed",
 )
 
 
@@ -90,7 +92,7 @@ def from_datatree(tree: xr.DataTree) -> MIBounds:
         )
         plans.append({str(name): np.asarray(value) for name, value in integral["plan"].to_dataset().data_vars.items()})
     lower_i, upper_i = (np.asarray(bounds[name]) if name in bounds else None for name in ("lower_i", "upper_i"))
-    for name in ("latent", "data", "decomposition", "notes"):
+    for name in ("latent", "data", "decomposition", "notes", "given", "fixed"):
         attributes[name] = tuple(attributes[name])
     found = tree["parts"].to_dataset().data_vars.items() if "parts" in tree.children else ()
     parts = {str(name): np.asarray(value) for name, value in found}

@@ -2,15 +2,18 @@
 
 import difflib
 import inspect
+import itertools
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from numpyro_mi.model.sites import Site, unwrapped
+from numpyro_mi.model.sites import MOST_CHOICES, Site, unwrapped
 
 
 class ModelError(ValueError):
@@ -36,8 +39,10 @@ def model_errors() -> Iterator[None]:
         raise ModelError(f"the model raised {type(error).__name__} while it was traced: {what}") from error
 
 
-def group(role: str, names: str | Sequence[str]) -> tuple[str, ...]:
+def group(role: str, names: str | Sequence[str], optional: bool = False) -> tuple[str, ...]:
     """Normalise one group of site names."""
+    if optional and isinstance(names, Sequence) and not names and not isinstance(names, str):
+        return ()
     if isinstance(names, str):
         names = (names,)
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
@@ -49,11 +54,27 @@ def group(role: str, names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def fixed_values(given: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Normalise values that sites are held at."""
+    found = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"given must map site names to values, got the key {name!r}.")
+        try:
+            found[name] = jnp.asarray(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"given holds site {name!r} at {_short(value)}, which is no array.") from None
+    return found
+
+
 def disjoint(groups: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuse a site that is in both groups."""
-    both = sorted(set(groups["latent"]) & set(groups["data"]))
-    if both:
-        raise ValueError(f"site(s) {_listed(both)} are in both latent and data: a site belongs to one group.")
+    """Refuse a site that is in two groups."""
+    for first, second in itertools.combinations(groups, 2):
+        both = sorted(set(groups[first]) & set(groups[second]))
+        if both:
+            raise ValueError(
+                f"site(s) {_listed(both)} are in both {first} and {second}: a site belongs to one group."
+            )
 
 
 def arguments(
@@ -143,6 +164,14 @@ def needs_prior(sites: Sequence[str], latent: Sequence[str], data: Sequence[str]
     raise ValueError(
         f"p({', '.join(latent)}) is an integral over {_listed(sites)}, and this method evaluates it: name them in "
         f"latent too, as latent={[*latent, *sites]!r}, or use a method that needs joint samples only, as InfoNCE()."
+    )
+
+
+def given_needs_likelihood(given: Sequence[str], method: str) -> NoReturn:
+    """Refuse conditioning on a site on average, for a method without densities."""
+    raise ValueError(
+        f"{method} bounds no conditional mutual information with given={list(given)!r} averaged over: use a method "
+        "that knows the densities, AIS() or IWAE(), or hold the sites at values, given={name: value}."
     )
 
 
@@ -259,7 +288,8 @@ def no_silent_evidence(constants: Mapping[str, frozenset[str]]) -> None:
         if parents:
             raise ValueError(
                 f"site {name!r} is observed, is not in data, and depends on {_listed(sorted(parents))}: leaving it out "
-                "would silently ignore what it says about them. Name it in data, or call the model without its value."
+                "would silently ignore what it says about them. Name it in data or in given, or call the model without its "
+                "value."
             )
 
 
@@ -287,31 +317,58 @@ def refuse_data_reading(arguments: Sequence[str], sites: Collection[str]) -> NoR
     )
 
 
-def data_upstream(data_site: str, latent: Sequence[str], swapping_helps: bool) -> NoReturn:
-    """Refuse data that a latent to be annealed is drawn from."""
-    mend = (
-        "swap `latent` and `data` (mutual information is symmetric)"
-        if swapping_helps
-        else "that is not supported yet, nor is it with `latent` and `data` swapped: each is upstream of the other"
-    )
+def refuse_fixed(site: str, parent: str) -> NoReturn:
+    """Refuse values of a given site that the model would have to be conditioned on backwards."""
     raise ValueError(
-        f"data site {data_site!r} is an ancestor of latent {_listed(latent)}, which would have to be annealed: {mend}."
+        f"given holds site {site!r} at a value, but its parent {parent!r} depends on the latent or the data: "
+        f"simulating forwards from the value would not be conditioning on it. Average over it instead, as "
+        f"given={site!r}, or name {parent!r} in given too."
     )
 
 
-def needs_integral(sites: Sequence[str], data: Sequence[str], latent: Sequence[str]) -> NoReturn:
-    """Refuse, for now, a likelihood that is an integral over other latents."""
+def refuse_sum(names: Sequence[str], why: str | None) -> NoReturn:
+    """Refuse a sum over discrete sites that takes too much work."""
     raise ValueError(
-        f"p({', '.join(data)} | {', '.join(latent)}) is an integral over {_listed(sites)}, which is not supported yet: "
-        f"name them in latent too (the information about all of them together), as latent={[*latent, *sites]!r}."
+        f"the sum over discrete site(s) {_listed(names)} takes more than {MOST_CHOICES:,} configurations, and their "
+        f"elements cannot be summed one by one: {why}. Put what belongs together into one numpyro.plate, or name a "
+        "site in given."
     )
 
 
-def annealable(name: str, site: Site, role: str = "latent") -> None:
+def refuse_moving_support(name: str, summed: Sequence[str]) -> NoReturn:
+    """Refuse a continuous site without coordinates that are the same for all values of a discrete one."""
+    raise ValueError(
+        f"the support of site {name!r} depends on discrete site(s) {_listed(summed)}, over which it would have to be "
+        "summed: write it through a distribution with a fixed support, such as the support's lower bound plus a "
+        "positive variable."
+    )
+
+
+def refuse_sampler(integrated: Sequence[Sequence[str]]) -> NoReturn:
+    """Refuse a posterior sampler where there is not one posterior."""
+    found = " and ".join(_listed(names) for names in integrated) or "none"
+    raise ValueError(
+        f"IR(posterior_sampler) serves one integral, but this mutual information has {len(integrated)} (over {found}): "
+        "use IM() or CR(), which need no sampler."
+    )
+
+
+def integrable(name: str, site: Site) -> None:
+    """Require a site that can be annealed, or summed."""
+    if site.obstacle and site.choices is None:
+        advice = (
+            f" Its values cannot be listed either (at most {MOST_CHOICES:,}, not depending on other sites): bound it, "
+            "as by a Categorical or Binomial distribution, or name it in given."
+            if "is discrete" in site.obstacle
+            else ""
+        )
+        raise ValueError(f"site {name!r}, which has to be integrated out, {site.obstacle}{advice}")
+    
+
+def annealable(name: str, site: Site) -> None:
     """Require a continuous site with a map onto the real line."""
     if site.obstacle:
-        where = "" if role == "latent" else " (it would have to be integrated out)"
-        raise ValueError(f"{role} {name!r}{where} {site.obstacle}")
+        raise ValueError(f"latent {name!r} {site.obstacle}")
 
 
 @contextmanager

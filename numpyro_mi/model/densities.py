@@ -4,7 +4,7 @@ Everything here is written for one draw. `H(u; held)` below means: the integrate
 unconstrained point `u`, the other sites of the integrand held at given values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer.util import _unconstrain_reparam
 
-from numpyro_mi.decomposition import Decomposition, LogMarginal
+from numpyro_mi.decomposition import Decomposition
 from numpyro_mi.model import checks
+from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
@@ -39,14 +39,17 @@ class JointDraw(NamedTuple):
     drift
         For each site, by how much that differs from its log-density in the trace that drew it.
     points
-        For each integral, its integrated sites in unconstrained coordinates: an exact draw of the
-        normalised integrand.
+        For each integral, its continuous integrated sites in unconstrained coordinates: an exact draw of
+        the normalised integrand.
+    sums
+        For each sum over discrete sites alone, its log, in nats.
     """
 
     values: Values
     log_probs: Values
     drift: Values
     points: tuple[Values, ...]
+    sums: tuple[jax.Array, ...]
 
 
 class Integrand(NamedTuple):
@@ -80,8 +83,9 @@ class StagedIntegral(NamedTuple):
     """One integral, staged.
 
     `held` names the sites it is conditioned on, `dimension` is that of the unconstrained space, and
-    `site_log_probs(u, held)` gives each factor by name, for checks. `flat_target` and `coordinates()` are for
-    guides, which know the held values as one vector.
+    `site_log_probs(u, held)` gives each factor by name, for checks; of those that depend on summed sites the
+    largest over their values. `flat_target` and `coordinates()` are for guides, which know the held values as
+    one vector.
     """
 
     integrand: Integrand
@@ -143,11 +147,15 @@ def stage_model(
     model: JointModel, decomposition: Decomposition, posterior_sampler: Callable | None = None
 ) -> StagedModel:
     """Stage the simulation and every integral of a model."""
-    draw = partial(_joint_draw, model, decomposition)
+    if posterior_sampler is not None and len(decomposition.integrals) != 1:
+        checks.refuse_sampler([integral.integrated for integral in decomposition.integrals])
+    pieces = [Piece(model, integral) for integral in decomposition.integrals]
+    sums = [Piece(model, integral) for integral in decomposition.sums]
+    draw = partial(_joint_draw, model, pieces, sums)
     example = jax.eval_shape(draw, random.key(0))
     integrals = tuple(
-        _stage_integral(model, integral, example.values, point, posterior_sampler)
-        for integral, point in zip(decomposition.integrals, example.points, strict=True)
+        _stage_integral(own, example.values, point, posterior_sampler)
+        for own, point in zip(pieces, example.points, strict=True)
     )
     return StagedModel(stage(draw, random.key(0)), integrals)
 
@@ -178,85 +186,70 @@ def _shapes(values: Values) -> Shapes:
     return tuple((name, jax.ShapeDtypeStruct(values[name].shape, values[name].dtype)) for name in sorted(values))
 
 
-def _joint_draw(model: JointModel, decomposition: Decomposition, rng_key: jax.Array) -> JointDraw:
+def _joint_draw(
+    model: JointModel, integrals: Sequence[Piece], sums: Sequence[Piece], rng_key: jax.Array
+) -> JointDraw:
     drawing = model.drawing_trace(rng_key)
     values = {name: drawing[name]["value"] for name in model.sites}
     trace = handlers.trace(model.held_at(values)).get_trace()
     held, drawn = site_log_probs(trace, model.sites), site_log_probs(drawing, model.sites)
     log_probs = {name: held[name] for name in model.sites}
     drift = {name: jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.sites}
-    points = tuple(_unconstrain(trace, values, integral) for integral in decomposition.integrals)
-    return JointDraw(values, log_probs, drift, points)
+    for own in (*integrals, *sums):
+        for name, difference in own.misread(values).items():
+            drift[name] = jnp.maximum(drift[name], difference / (1 + jnp.abs(held[name])))
+    points = tuple(_unconstrain(trace, values, own.continuous) for own in integrals)
+    return JointDraw(values, log_probs, drift, points, tuple(own.log_total({}, values) for own in sums))
 
 
-def _unconstrain(trace: Mapping[str, dict], values: Values, integral: LogMarginal) -> Values:
+def _unconstrain(trace: Mapping[str, dict], values: Values, names: Sequence[str]) -> Values:
     """Integrated sites on the real line; the transform is the one of this draw's own support."""
-    return {name: biject_to(trace[name]["fn"].support).inv(values[name]) for name in integral.integrated}
+    return {name: biject_to(trace[name]["fn"].support).inv(values[name]) for name in names}
 
 
 def _stage_integral(
-    model: JointModel, integral: LogMarginal, values: Values, point: Values, posterior_sampler: Callable | None
+    own: Piece, values: Values, point: Values, posterior_sampler: Callable | None
 ) -> StagedIntegral:
-    held_names = tuple(
-        name
-        for name in model.sites
-        if name not in integral.integrated
-        and (name in integral.factors or any(name in model.parents[factor] for factor in integral.factors))
-    )
-    held = {name: values[name] for name in held_names}
+    model, names = own.model, own.continuous
+    held = {name: values[name] for name in own.held}
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), point)
     u, unravel = ravel_pytree(zeros)
-    own = [name for name in integral.factors if name in integral.integrated]
-    rest = [name for name in integral.factors if name not in integral.integrated]
-
-    def log_probs(u, held):
-        moved = handlers.substitute(model.held_at(held), substitute_fn=partial(_unconstrain_reparam, unravel(u)))
-        return site_log_probs(handlers.trace(moved).get_trace(), integral.factors, integral.integrated)
-
-    def log_base(u, held):
-        found = log_probs(u, held)
-        return sum((found[name] for name in own), found[JACOBIAN])
-
-    def log_ratio(u, held):
-        found = log_probs(u, held)
-        return sum((found[name] for name in rest), jnp.zeros(()))
 
     def unconstrained(values):
         trace = handlers.trace(model.held_at(values)).get_trace()
-        return flatten(_unconstrain(trace, values, integral))
+        return flatten(_unconstrain(trace, values, names))
 
     def sample_base(rng_key, held):
         run = handlers.seed(handlers.condition(model.joint(), data=held), rng_key)
         trace = handlers.trace(run).get_trace()
-        return unconstrained({**held, **{name: trace[name]["value"] for name in integral.integrated}})
+        return unconstrained({**held, **{name: trace[name]["value"] for name in own.integral.integrated}})
 
     def sample_target(rng_key, held):
         assert posterior_sampler is not None
         drawn = posterior_sampler(rng_key, held)
-        _check_posterior_draw(drawn, {name: values[name] for name in integral.integrated})
+        _check_posterior_draw(drawn, {name: values[name] for name in names})
         return unconstrained({**held, **drawn})
 
-    with checks.differentiable(integral.integrated):
+    with checks.differentiable(names):
         integrand = Integrand(
             sample_base=stage(sample_base, random.key(0), held),
-            log_base=stage(log_base, u, held, differentiable=True),
-            log_ratio=stage(log_ratio, u, held, differentiable=True),
+            log_base=stage(lambda u, held: own.log_base(unravel(u), held), u, held, differentiable=True),
+            log_ratio=stage(lambda u, held: own.log_ratio(unravel(u), held), u, held, differentiable=True),
             sample_target=None if posterior_sampler is None else stage(sample_target, random.key(0), held),
         )
-    by_site = stage(lambda u, held: {name: log_probs(u, held)[name] for name in integral.factors}, u, held)
+    by_site = stage(lambda u, held: own.by_site(unravel(u), held), u, held)
 
     def coordinates():
         def constrain(u, held):
-            moved = handlers.substitute(model.held_at(held), substitute_fn=partial(_unconstrain_reparam, unravel(u)))
-            trace = handlers.trace(moved).get_trace()
-            return {name: trace[name]["value"] for name in integral.integrated}, site_log_probs(trace, ())[JACOBIAN]
+            trace = own.trace_at(unravel(u), held)
+            return {name: trace[name]["value"] for name in names}, site_log_probs(trace, ())[JACOBIAN]
 
-        integrated = {name: values[name] for name in integral.integrated}
+        integrated = {name: values[name] for name in names}
         back = stage(lambda own, held: unconstrained({**held, **own}), integrated, held)
         return Coordinates(stage(constrain, u, held), back, _shapes(integrated), _shapes(held))
 
     flat_target = FlatTarget(integrand, _shapes(held))
-    return StagedIntegral(integrand, held_names, u.size, by_site, flat_target, coordinates)
+    return StagedIntegral(integrand, own.held, u.size, by_site, flat_target, coordinates)
 
 
 def _check_posterior_draw(drawn: Any, expected: Values) -> None:

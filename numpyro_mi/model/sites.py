@@ -38,6 +38,8 @@ class Site(NamedTuple):
         Why it cannot be part of a joint density, or None.
     obstacle
         Why it cannot be annealed, or None.
+    choices
+        The values of one element, if it is discrete and they can be listed; else None.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Site(NamedTuple):
     scaled: bool = False
     flaw: str | None = None
     obstacle: str | None = None
+    choices: tuple[int, ...] | None = None
 
     @property
     def auxiliary(self) -> bool:
@@ -77,6 +80,7 @@ def site(msg: dict) -> Site:
         msg["scale"] is not None,
         _flaw(fn),
         _obstacle(fn),
+        _choices(fn),
     )
 
 
@@ -121,6 +125,25 @@ _NOT_ITS_DRAWS = {
 }
 
 
+MOST_CHOICES = 1024
+"""The longest sum."""
+
+
+def _choices(fn: Distribution) -> tuple[int, ...] | None:
+    base = unwrapped(fn)
+    discrete = base.event_dim == 0 and base.support is not None and base.support.is_discrete
+    if not discrete or not base.has_enumerate_support or mask_of(fn) is not None:
+        return None
+    try:
+        # A support of Python numbers and shapes is known while the model is traced; one that depends on another
+        # site is not, and is no list.
+        with jax.ensure_compile_time_eval():
+            values = np.asarray(base.enumerate_support(expand=False)).reshape(-1)
+    except Exception:
+        return None
+    return tuple(values.tolist()) if len(values) <= MOST_CHOICES else None
+
+
 def _shapes(value: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), value)
 
@@ -145,10 +168,7 @@ def _obstacle(fn: Distribution) -> str | None:
     if "ZeroInflated" in name or "Hurdle" in name:
         return f"has a point mass ({name}), so it cannot be moved along a gradient. It is fine as data."
     if fn.support is not None and fn.support.is_discrete:
-        return (
-            f"is discrete ({name}), so it cannot be annealed by gradients, and exact sums over discrete latents "
-            "are not supported yet."
-        )
+        return f"is discrete ({name}), so that it cannot be moved along a gradient."
     try:
         biject_to(fn.support)
     except NotImplementedError:

@@ -28,7 +28,14 @@ Test = Callable[[jax.Array], jax.Array]
 def site_log_probs(
     trace: Mapping[str, dict], names: Collection[str], moved: Collection[str] = ()
 ) -> dict[str, jax.Array]:
-    """Log-density of each named site of a trace, summed over its elements.
+    """Log-density of each named site of a trace, summed over its elements; see `site_log_prob_tables`."""
+    return {name: jnp.sum(value) for name, value in site_log_prob_tables(trace, names, moved).items()}
+
+
+def site_log_prob_tables(
+    trace: Mapping[str, dict], names: Collection[str], moved: Collection[str] = ()
+) -> dict[str, jax.Array]:
+    """Log-density of each named site of a trace, element by element.
 
     Sites in `moved` come from the real line through their declared support, which is wider than the
     true one where a transform does not know its domain (an affine map of an exponential). The
@@ -40,7 +47,7 @@ def site_log_probs(
             continue
         if name in names:
             fn = on_support(site["fn"], moves=name in moved)
-            found[name] = jnp.sum(fn.log_prob(jnp.asarray(site["value"])))
+            found[name] = fn.log_prob(jnp.asarray(site["value"]))
         elif isinstance(unwrapped(site["fn"]), Unit):
             # Models with a factor of their own are refused, so this is a log-determinant.
             found[JACOBIAN] += jnp.sum(site["fn"].log_prob(site["value"]))

@@ -1,7 +1,7 @@
 """What a NumPyro model is made of: its random sites, how to simulate them, who depends on whom."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,8 +28,10 @@ class JointModel:
     ----------
     run
         The model without arguments; data sites are not yet simulated in it.
-    latent, data
-        Names of the two groups whose mutual information is asked for.
+    latent, data, given
+        Names of the two groups whose mutual information is asked for, and of those it is conditioned on.
+    fixed
+        Sites that it is conditioned on at one value, by name.
     sites
         The random sites in model order: everything that is drawn when the joint distribution is
         simulated. Sites observed at a fixed value are not among them.
@@ -51,6 +53,8 @@ class JointModel:
     traced: Mapping[str, Site]
     parents: Mapping[str, frozenset[str]]
     simulated: frozenset[str]
+    given: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     without_density: tuple[str, ...] = ()
 
     def joint(self) -> Callable[[], Any]:
@@ -78,6 +82,7 @@ def joint_model(
     model_args: tuple = (),
     model_kwargs: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
+    given: str | Sequence[str] | Mapping[str, Any] = (),
 ) -> JointModel:
     """Trace `model` and check everything that can be checked without compiling.
 
@@ -86,16 +91,19 @@ def joint_model(
     TypeError, ValueError
         Saying what was passed, what is needed and how to mend it.
     """
+    fixed = checks.fixed_values(given) if isinstance(given, Mapping) else {}
     groups = {"latent": checks.group("latent", latent), "data": checks.group("data", data)}
+    groups["given"] = tuple(given) if isinstance(given, Mapping) else checks.group("given", given, optional=True)
     checks.disjoint(groups)
     args, kwargs, params = checks.arguments(model, model_args, model_kwargs, params)
     run = partial(handlers.substitute(model, data=params), *args, **kwargs)
+    run = handlers.condition(run, data=fixed) if fixed else run
 
     traced = _abstract_trace(run)
     checks.names(traced, groups)
     checks.simulable(traced)
     checks.known_parameters(traced, params)
-    asked = frozenset(groups["latent"] + groups["data"])
+    asked = frozenset(groups["latent"] + groups["data"] + groups["given"])
     checks.value_shapes({name: traced[name] for name in asked})
     draft = JointModel(
         run=run,
@@ -106,7 +114,9 @@ def joint_model(
         sites=tuple(
             name for name, found in traced.items() if found.kind == "sample" and (name in asked or not found.observed)
         ),
-        simulated=frozenset(name for name in asked if traced[name].observed),
+        simulated=frozenset(name for name in asked - set(fixed) if traced[name].observed),
+        given=() if fixed else groups["given"],
+        fixed=fixed,
     )
     with checks.model_errors():
         used, keyed = _parameter_use(draft)
@@ -115,7 +125,7 @@ def joint_model(
         parents = _parents(draft)
         noisy = _noisy(draft)
     checks.parameters(traced, params, used, keyed)
-    checks.drawn([name for name in draft.sites if not by_key[name]])
+    checks.drawn([name for name in draft.sites if not by_key[name] and name not in fixed])
     checks.no_own_keys(own_keys)
     hidden = [name for name, used in parents.items() if _KEY in used]
     checks.no_hidden_randomness([name for name in hidden if name in groups["latent"] or name not in draft.sites])

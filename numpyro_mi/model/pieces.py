@@ -1,0 +1,145 @@
+"""One log-marginal of a model as functions of its continuous sites, discrete ones summed out."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from numpyro import handlers
+from numpyro.infer.util import _unconstrain_reparam
+
+from numpyro_mi.decomposition import LogMarginal
+from numpyro_mi.model import checks
+from numpyro_mi.model.staging import depends_on
+from numpyro_mi.model.sums import Layout, Sum, Tables, layouts, plan
+from numpyro_mi.model.support import JACOBIAN, site_log_prob_tables, site_log_probs
+from numpyro_mi.model.trace import JointModel, Values
+
+
+class Piece:
+    """The integrand of one log-marginal.
+
+    In all methods `points` are the continuous integrated sites in unconstrained coordinates and `held` the
+    values of the sites that the integral is conditioned on, both by name.
+
+    Parameters
+    ----------
+    model
+        The model.
+    integral
+        The log-marginal.
+
+    Raises
+    ------
+    ValueError
+        If a sum over its discrete sites takes too much work.
+    """
+
+    def __init__(self, model: JointModel, integral: LogMarginal):
+        self.model, self.integral = model, integral
+        self.summed = tuple(name for name in integral.integrated if model.traced[name].choices is not None)
+        self.continuous = tuple(name for name in integral.integrated if name not in self.summed)
+        self.held = tuple(
+            name
+            for name in model.sites
+            if name not in integral.integrated
+            and (name in integral.factors or any(name in model.parents[factor] for factor in integral.factors))
+        )
+        scopes = {
+            name: frozenset(({name} | model.parents[name]) & set(self.summed)) for name in integral.factors
+        }
+        self._scopes = {name: scope for name, scope in scopes.items() if scope}
+        self._own = [name for name in integral.factors if name in integral.integrated]
+        self._sum = self._plan() if self.summed else None
+
+    def trace_at(self, points: Values, held: Values) -> dict[str, dict]:
+        """The model at one point."""
+        moved = handlers.substitute(self.model.held_at(held), substitute_fn=partial(_unconstrain_reparam, points))
+        return handlers.trace(moved).get_trace()
+
+    def log_base(self, points: Values, held: Values) -> jax.Array:
+        """Log-density of the conditionals of the integrated sites, nats."""
+        plain, tables = self._factors(points, held)
+        own = sum((plain[name] for name in self._own if name in plain), plain[JACOBIAN])
+        return own + self._log_sum({name: tables[name] for name in tables if name in self._own})
+
+    def log_ratio(self, points: Values, held: Values) -> jax.Array:
+        """Log-density of the whole integrand minus `log_base`."""
+        plain, tables = self._factors(points, held)
+        rest = sum((value for name, value in plain.items() if name not in (*self._own, JACOBIAN)), jnp.zeros(()))
+        own = self._log_sum({name: tables[name] for name in tables if name in self._own})
+        return rest + self._log_sum(tables) - own
+
+    def log_total(self, points: Values, held: Values) -> jax.Array:
+        """Log-density of the whole integrand."""
+        plain, tables = self._factors(points, held)
+        return sum(plain.values(), jnp.zeros(())) + self._log_sum(tables)
+
+    def by_site(self, points: Values, held: Values) -> Values:
+        """Each factor by name; of those that depend on summed sites the largest over their values."""
+        plain, tables = self._factors(points, held)
+        found = {name: plain[name] for name in self.integral.factors if name in plain}
+        return found | {name: table.reshape(table.shape[0], -1).sum(1).max() for name, table in tables.items()}
+
+    def misread(self, values: Values) -> Values:
+        """For each factor that depends on summed sites, by how much its tables err at one draw of the model."""
+        if self._sum is None:
+            return {}
+        direct = handlers.trace(self.model.held_at(values)).get_trace()
+        wanted = site_log_probs(direct, tuple(self._scopes))
+        found = self._sum.read(self._tables({}, values), values)
+        return {name: jnp.abs(found[name] - wanted[name]) for name in self._scopes}
+
+    def _plan(self) -> Sum:
+        """How to go through the values of the summed sites."""
+        names = tuple(self._scopes)
+        found: dict[str, Layout] = {}
+
+        def record(rng_key):
+            values = self.model.simulate(rng_key)
+            trace = handlers.trace(self.model.held_at(values)).get_trace()
+            shapes = {name: jnp.shape(table) for name, table in site_log_prob_tables(trace, names).items()}
+            found.update(layouts(trace, names, shapes))
+            return values
+
+        values = jax.eval_shape(record, random.key(0))
+        self._check_coordinates(values)
+        choices = {name: self.model.traced[name].choices or () for name in self.summed}
+        return plan(self.summed, choices, found, self._scopes)
+
+    def _check_coordinates(self, values: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+        """Refuse a continuous site whose support moves with a summed one: it has no coordinates of its own."""
+        if not self.continuous:
+            return
+
+        def transformed(inputs):
+            trace = self.trace_at({name: jnp.zeros(()) for name in ()}, inputs)
+            return {name: jax.tree.leaves(trace[name]["fn"].support) for name in self.continuous}
+
+        for name, used in depends_on(transformed, dict(values)).items():
+            if used & set(self.summed):
+                checks.refuse_moving_support(name, sorted(used & set(self.summed)))
+
+    def _factors(self, points: Values, held: Values) -> tuple[Values, Tables]:
+        """Factors that depend on no summed site, with the log-determinant, and tables of the others."""
+        names = [name for name in self.integral.factors if name not in self._scopes]
+        plain = site_log_probs(self.trace_at(points, held), names, self.continuous)
+        return plain, {} if self._sum is None else self._tables(points, held)
+
+    def _tables(self, points: Values, held: Values) -> Tables:
+        assert self._sum is not None
+
+        def at(values: Values) -> Tables:
+            trace = self.trace_at(points, {**held, **values})
+            tables = site_log_prob_tables(trace, tuple(self._scopes), self.continuous)
+            return {name: tables[name] for name in self._scopes}
+
+        values = {name: jnp.asarray(value) for name, value in self._sum.configurations().items()}
+        return jax.vmap(at)(values)
+
+    def _log_sum(self, tables: Tables) -> jax.Array:
+        """Log of the sum of their product; exactly 0 of the sites' own conditionals alone."""
+        if self._sum is None or set(tables) <= set(self.summed):
+            return jnp.zeros(())
+        return self._sum.log_sum(tables)
