@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.arrays import paired
@@ -14,7 +13,7 @@ from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
 from numpyro_mi.bounds.nearest_neighbors import KSG, MAX_TIED_SHARE, count_ties, growth, ksg_terms
 from numpyro_mi.config import describe
-from numpyro_mi.decomposition import Decomposition, LogMarginal, decompose
+from numpyro_mi.decomposition import Decomposition, decompose, described
 from numpyro_mi.driver import RawRun, run
 from numpyro_mi.environment import environment
 from numpyro_mi.evidence.ais import AIS
@@ -22,7 +21,8 @@ from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.evidence.smc import AnnealedSMC
-from numpyro_mi.model import checks
+from numpyro_mi.keys import as_key, key_record
+from numpyro_mi.model import integral_checks
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import JointModel, joint_model
@@ -118,10 +118,11 @@ def mi_bounds(
     """
     if method is not None and not isinstance(method, METHODS + DIRECT_METHODS):
         names = ", ".join(f"{cls.__name__}(...)" for cls in METHODS + DIRECT_METHODS)
-        raise TypeError(f"method must be one of {names}, or None for AIS(), got {method!r}.")
+        hint = " KSG takes samples: mi_bounds_from_samples(z, x, method=KSG())." if isinstance(method, KSG) else ""
+        raise TypeError(f"method must be one of {names}, or None for AIS() (or MINEAIS()), got {method!r}.{hint}")
     num_samples = _integer("num_samples", num_samples, at_least=2)
     batch_size = None if batch_size is None else _integer("batch_size", batch_size, at_least=1)
-    key = _key(rng_key)
+    key = as_key(rng_key)
     joint = joint_model(model, latent, data, model_args, model_kwargs, params, given)
     notes: tuple[str, ...] = ()
     if method is None:
@@ -131,15 +132,16 @@ def mi_bounds(
             notes = (f"{names} can be simulated but has no density: a lower bound alone, by MINEAIS().",)
     if isinstance(method, DIRECT_METHODS):
         if joint.given:
-            checks.given_needs_likelihood(joint.given, type(method).__name__)
+            integral_checks.given_needs_likelihood(joint.given, type(method).__name__)
         samples = stage_samples(joint, method.needs_prior)
         terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
         return _direct_result(joint.latent, joint.data, method, key, terms, notes)
     if joint.without_density:
-        checks.needs_likelihood(joint.without_density, type(method).__name__)
+        integral_checks.needs_likelihood(joint.without_density, type(method).__name__)
     decomposition = decompose(joint)
+    gradients = method.kernel is not None or getattr(method.base, "needs_gradient", method.base is not None)
     sampler = method.scheme.posterior_sampler if isinstance(method, AIS) and isinstance(method.scheme, IR) else None
-    staged = stage_model(joint, decomposition, sampler)
+    staged = stage_model(joint, decomposition, gradients, sampler)
     raw = run(staged, decomposition, method, key, num_samples, batch_size, progress_bar)
     return _result(joint, decomposition, method, key, raw)
 
@@ -200,7 +202,7 @@ def mi_bounds_from_samples(
             f"method must be one of {needed}, or None for InfoNCE, got {method!r}: samples have no likelihood."
         )
     z, x = paired(z, x)
-    key = _key(rng_key)
+    key = as_key(rng_key)
     if isinstance(method, KSG):
         return _neighbor_result(z, x, method, key)
     if method.needs_prior and log_prior is None:
@@ -261,10 +263,10 @@ def _result(
         parts=_importance_parts(raw, decomposition) if isinstance(method, IWAE) else {},
         cost=raw.cost,
         seconds=raw.seconds,
-        key=_key_record(key),
+        key=key_record(key),
         environment=environment(),
         num_requested=raw.num_requested,
-        decomposition=_described(decomposition, joint.parents),
+        decomposition=described(decomposition, joint.parents),
     )
 
 
@@ -288,34 +290,9 @@ def _direct_result(
         trained=raw.scorer,
         cost=raw.cost,
         seconds=raw.seconds,
-        key=_key_record(key),
+        key=key_record(key),
         environment=environment(),
         num_requested=raw.num_requested,
-    )
-
-
-def _key_record(key: jax.Array) -> dict[str, Any]:
-    return {"data": np.asarray(jax.random.key_data(key)).tolist(), "impl": str(jax.random.key_impl(key))}
-
-
-def _described(decomposition: Decomposition, parents: Mapping[str, frozenset[str]]) -> tuple[dict[str, Any], ...]:
-    """The decomposition as plain data: sign, integrated sites, and each factor with its parents."""
-    conditionals = tuple(LogMarginal(sign, (), (name,)) for sign, name in decomposition.exact)
-    kinds = {
-        "exact": conditionals,
-        "sum": decomposition.sums,
-        "integral": decomposition.integrals,
-        "cancelled": decomposition.cancelled,
-    }
-    return tuple(
-        {
-            "kind": kind,
-            "sign": piece.sign,
-            "integrated": list(piece.integrated),
-            "factors": {name: sorted(parents[name]) for name in piece.factors},
-        }
-        for kind, pieces in kinds.items()
-        for piece in pieces
     )
 
 
@@ -323,22 +300,3 @@ def _integer(name: str, value: Any, at_least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
     return int(value)
-
-
-def _key(rng_key: jax.Array | int | None) -> jax.Array:
-    """A new-style key from a key of either style, an integer, or None."""
-    if rng_key is None:
-        return jax.random.key(0)
-    if isinstance(rng_key, int | np.integer) and not isinstance(rng_key, bool):
-        return jax.random.key(int(rng_key))
-    if isinstance(rng_key, jax.Array | np.ndarray):
-        if rng_key.ndim == 0 and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key):
-            if rng_key.dtype != jax.random.key(0).dtype:
-                raise TypeError(
-                    f"rng_key is of type {rng_key.dtype}, but JAX's default is {jax.random.key(0).dtype}: "
-                    "pass a key of the default kind, or an integer."
-                )
-            return jnp.asarray(rng_key)
-        if rng_key.shape == jax.random.key_data(jax.random.key(0)).shape and rng_key.dtype == np.uint32:
-            return jax.random.wrap_key_data(jnp.asarray(rng_key))
-    raise TypeError(f"rng_key must be a JAX random key, an integer or None, got {rng_key!r}.")

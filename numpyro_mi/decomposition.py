@@ -10,9 +10,9 @@ on through z. A piece whose integrated sites are all discrete is a sum, and exac
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from numpyro_mi.model import checks
+from numpyro_mi.model import integral_checks
 from numpyro_mi.model.trace import JointModel
 
 
@@ -78,8 +78,29 @@ def decompose(model: JointModel) -> Decomposition:
     found = _split(model.sites, model.parents, model.latent, model.data, given, summed)
     for integral in (*found.integrals, *found.sums):
         for name in integral.integrated:
-            checks.integrable(name, model.traced[name])
+            integral_checks.integrable(name, model.traced[name])
     return found
+
+
+def described(decomposition: Decomposition, parents: Mapping[str, frozenset[str]]) -> tuple[dict[str, Any], ...]:
+    """The decomposition as plain data: sign, integrated sites, and each factor with its parents."""
+    conditionals = tuple(LogMarginal(sign, (), (name,)) for sign, name in decomposition.exact)
+    kinds = {
+        "exact": conditionals,
+        "sum": decomposition.sums,
+        "integral": decomposition.integrals,
+        "cancelled": decomposition.cancelled,
+    }
+    return tuple(
+        {
+            "kind": kind,
+            "sign": piece.sign,
+            "integrated": list(piece.integrated),
+            "factors": {name: sorted(parents[name]) for name in piece.factors},
+        }
+        for kind, pieces in kinds.items()
+        for piece in pieces
+    )
 
 
 def _check_fixed(model: JointModel, given: tuple[str, ...]) -> None:
@@ -88,7 +109,7 @@ def _check_fixed(model: JointModel, given: tuple[str, ...]) -> None:
     for site in model.fixed:
         for parent in sorted(model.parents[site] - set(given)):
             if parent in asked or _split(model.sites, model.parents, (parent,), asked, given).dependent:
-                checks.refuse_fixed(site, parent)
+                integral_checks.refuse_fixed(site, parent)
 
 
 def _split(

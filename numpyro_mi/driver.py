@@ -35,7 +35,7 @@ class RawRun(NamedTuple):
     plans
         For each integral, its frozen settings.
     guides
-        For each integral, the fitted guide that its path starts from, if any.
+        The fitted guide that each integral's path starts from; none if they start from the prior.
     cost
         Gradient evaluations by stage and direction.
     seconds
@@ -48,7 +48,7 @@ class RawRun(NamedTuple):
     upper_i: np.ndarray
     stats: tuple[dict[str, np.ndarray], ...]
     plans: tuple[Plan, ...]
-    guides: tuple[FittedGuide | None, ...]
+    guides: tuple[FittedGuide, ...]
     cost: dict[str, int]
     seconds: dict[str, float]
     num_requested: int
@@ -224,6 +224,9 @@ def _tune(
         )
         held = {name: draws.values[name] for name in staged.integrals[i].held}
         conditional, exact = begin(integral, condition_keys, held, jax.vmap(flatten)(draws.points[i]))
+        searched = guide_stats(conditional).get("guide_num_grad")
+        if searched is not None:
+            cost["pilot_guide"] = cost.get("pilot_guide", 0) + int(searched.sum())
         pilot = Pilot(chain_keys, held, conditional, exact)
         plan, spent = tune(integral, method.kernel, method.betas(), pilot, progress.stage)
         plans.append(plan)

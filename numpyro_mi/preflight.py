@@ -18,6 +18,7 @@ _NUM_DRAWS = 4096
 _BLOCK = 512
 _LARGEST_T = 6.0
 _LARGEST_DRIFT = 1e-2  # relative; recomputing a draw through a transform and back rounds
+_LARGEST_MISREADING = 1e-3  # relative, of one element
 _LARGEST_SHARE = 0.01
 _MOST_COLUMNS = 1000
 
@@ -39,6 +40,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     joint_key, base_key, sampler_key = jax.random.split(rng_key, 3)
     counts: dict[tuple[str, str], int] = {}
     drift: dict[str, float] = {}
+    misread: dict[str, float] = {}
     latents: dict[str, list[np.ndarray]] = {}
     differences: list[dict[tuple[int, str], np.ndarray]] = []
     first: JointDraw | None = None
@@ -48,6 +50,8 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
             _count(counts, ("log-density", name), value)
             moved = np.asarray(draws.drift[name])
             drift[name] = max(drift.get(name, 0.0), float(np.where(np.isfinite(moved), moved, 0.0).max()))
+        for name, error in draws.misread.items():
+            misread[name] = max(misread.get(name, 0.0), float(np.nan_to_num(error, nan=np.inf).max()))
         for point in draws.points:
             for name, value in point.items():
                 _count(counts, ("unconstrained value", name), value)
@@ -57,6 +61,9 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     for name, largest in drift.items():
         if largest > _LARGEST_DRIFT:
             _refuse_drift(name, largest)
+    for name, largest in misread.items():
+        if largest > _LARGEST_MISREADING:
+            _refuse_misreading(name)
     _check_finite(counts, _NUM_DRAWS)
     _check_atoms(latents)
     for integral in staged.integrals:
@@ -128,6 +135,16 @@ def _refuse_drift(name: str, largest: float) -> NoReturn:
         f"the log-density of site {name!r} is not the same where the model draws it and where it is held at that "
         f"draw (relative difference {largest:.2g}): the model draws with numpy.random or changes state of its own, or "
         "NumPyro does not put held values in their places (scan(..., reverse=True): scan over the flipped sequence)."
+    )
+
+
+def _refuse_misreading(name: str) -> NoReturn:
+    """Refuse a sum over discrete sites that a conditional does not come apart into."""
+    raise ValueError(
+        f"the distribution of site {name!r} depends on other elements of a discrete site than its own (of another "
+        "element of the plate, or of an earlier time than the one before), so that the sum over the discrete site does "
+        "not come apart. Name the discrete site in given, or write the model so that elements of a plate are "
+        "independent and a chain has one step of memory."
     )
 
 

@@ -113,6 +113,8 @@ def _effort(result: MIBounds) -> str:
     """What closes the gap of a method."""
     if result.method.get("class") not in _SAMPLERS:
         return "num_temperatures or num_particles"
+    if "guide" not in result.method:
+        return "num_particles"
     return "num_particles, or a better guide" if "num_particles" in result.method else "work on the guide"
 
 
@@ -192,12 +194,14 @@ def _decomposition(result: MIBounds) -> list[str]:
 def _gap_shares(result: MIBounds) -> list[float]:
     """Of each integral, its share of the gap between the bounds."""
     signs = [part["sign"] for part in result.decomposition if part["kind"] == "integral"]
+    if len(signs) != len(result.stats) or any(result.num_non_finite.values()):
+        return []
     widths = [
         abs(sign) * float(np.mean(stat["reverse_log_evidence"] - stat["forward_log_evidence"]))
         for sign, stat in zip(signs, result.stats, strict=True)
     ]
     total = sum(widths)
-    return [width / total for width in widths] if np.isfinite(total) and total > 0 else []
+    return [width / total for width in widths] if total > 0 else []
 
 
 def _parts(result: MIBounds) -> list[str]:
@@ -257,7 +261,7 @@ def _method(result: MIBounds) -> str:
 
 def _cost(result: MIBounds) -> str:
     cost, seconds = result.cost, result.seconds
-    pilot = cost.get("pilot_forward", 0) + cost.get("pilot_reverse", 0)
+    pilot = sum(cost.get(f"pilot_{name}", 0) for name in ("forward", "reverse", "guide"))
     scored = sum(cost.get(f"scored_{name}", 0) for name in ("forward", "reverse", "guide", "gradients"))
     text = []
     if scored or pilot or "scored_forward" in cost:

@@ -152,20 +152,22 @@ class MIBounds(Bounds):
     plan
         For each annealed integral, its frozen `betas`, `step_size` and `inverse_mass_matrix`.
     stats
-        For each annealed integral and direction: log-weights `(N, K)`, the evidence bound made of them
-        `(N,)`, mean acceptance by draw `(N,)` and by transition `(T-1,)`, gradient evaluations `(N,)`.
+        For each integral and direction ("forward", "reverse", and "guide" for what a guide reports of each
+        draw): log-weights `(N, K)`, the evidence bound made of them `(N,)`, mean acceptance by draw `(N,)` and by
+        transition `(T-1,)`, gradient evaluations `(N,)`.
     guides
-        For each integral, the fitted guide, if the method has one: it can be passed to a later call. Not
-        saved with the result.
+        The fitted guide of each integral, if the method has one: it can be passed to a later call. Not saved
+        with the result.
     parts
-        Of a direct bound, what its terms are made of, by name, one value a term.
+        What the terms of a direct bound, or the lower ones of IWAE, are made of, by name, one value a term.
     trained
         Of a direct bound, the trained method; its `critic` and `guide` can be passed to a later call. Not
         saved with the result.
     cost
-        Gradient evaluations: pilot and scored, forward and reverse.
+        Gradient evaluations: pilot and scored, forward, reverse and by the guide; those of training are not
+        counted. Of arrays, the rows of each part.
     seconds
-        Wall-clock by stage: "compiling", "tuning" and "scoring".
+        Wall-clock by stage: "tuning" or "training", and "scoring"; "compiling" is part of both.
     key
         Data of the random key.
     environment
@@ -259,12 +261,18 @@ class MIBounds(Bounds):
         Raises
         ------
         ValueError
-            If the key, the number of draws or the precision differs.
+            If the key, the number of draws or the precision differs, or if neither end of the difference is bounded.
         """
         if not isinstance(other, MIBounds):
             return NotImplemented
         mine, theirs = _pairing(self), _pairing(other)
         unlike = [f"{name}: {mine[name]} and {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        if (self.lower_i is None or other.upper_i is None) and (self.upper_i is None or other.lower_i is None):
+            raise ValueError(
+                "a difference is bounded by a lower bound of one result and an upper bound of the other, and here is "
+                "neither (KSG bounds nothing, MINEAIS and the contrastive methods from below only): compare(...) "
+                "shows paired differences of the lower bounds themselves."
+            )
         if unlike:
             raise ValueError(
                 "a difference is paired by common random numbers (the same joint draws for the same model, correlated "

@@ -11,7 +11,7 @@ import numpy as np
 from numpyro_mi.bounds.base import DirectMethod, Scorer, Supply
 from numpyro_mi.driver import block_size
 from numpyro_mi.keys import Role, role_key
-from numpyro_mi.model import checks
+from numpyro_mi.model import integral_checks
 from numpyro_mi.model.samples import Sample, StagedSamples
 from numpyro_mi.model.staging import stage
 from numpyro_mi.pairs import Pairs
@@ -114,7 +114,7 @@ def run_on_arrays(
     (z, z_loc, z_scale), (x, _, _) = (_standardised(array, parts[0]) for array in (z, x))
     prior = None
     if log_prior is not None:
-        with checks.differentiable(["z"]):
+        with integral_checks.differentiable(["z"]):
             prior = stage(_in_standard_units(log_prior, z_loc, z_scale), jnp.zeros(z.shape[1]), differentiable=True)
     watch = Stopwatch()
     scored, per_block = _Scored(), max(1, _ROWS // size)

@@ -24,7 +24,11 @@ class BinaryGraph:
         edges = np.tril(rng.random((NUM_SITES, NUM_SITES)) < rng.uniform(0.15, 0.6), -1)
         self.parents = {site: frozenset(np.array(SITES)[edges[i]].tolist()) for i, site in enumerate(SITES)}
         shuffled, (first, second) = rng.permutation(SITES).tolist(), sorted(rng.integers(1, NUM_SITES, 2))
-        self.latent, self.data = tuple(shuffled[:first]), tuple(shuffled[first : max(second, first + 1)])
+        second = max(second, first + 1)
+        self.latent, self.data = tuple(shuffled[:first]), tuple(shuffled[first:second])
+        # Of every other graph, some of the rest are given.
+        count = int(rng.integers(0, NUM_SITES - second + 1)) if seed % 2 else 0
+        self.given = tuple(shuffled[second : second + count])
         # p[i] is p(site i | its parents) as a table over all six sites.
         self.p = {}
         for i, site in enumerate(SITES):
@@ -45,8 +49,9 @@ class BinaryGraph:
 
     def pointwise(self):
         """What the pieces must add up to."""
-        latent, data = self.latent, self.data
-        return self.log_marginal(latent + data) - self.log_marginal(latent) - self.log_marginal(data)
+        latent, data, given = self.latent, self.data, self.given
+        both = self.log_marginal(latent + data + given) + self.log_marginal(given)
+        return both - self.log_marginal(latent + given) - self.log_marginal(data + given)
 
     def ancestors(self, names):
         found = set(names)
@@ -54,32 +59,50 @@ class BinaryGraph:
             found |= self.parents[name] if name in found else set()
         return found
 
+    def separated(self):
+        """Whether the groups are d-separated: in the moral graph of the ancestors of all, no path avoids the given."""
+        known = self.ancestors(self.latent + self.data + self.given)
+        families = [self.parents[name] | {name} for name in known]
+        reached, frontier = set(), set(self.latent)
+        while frontier:
+            reached |= frontier
+            near = set().union(*(family for family in families if family & frontier))
+            frontier = near - reached - set(self.given)
+        return not reached & set(self.data)
 
-@pytest.mark.parametrize("seed", range(100))
+
+@pytest.mark.parametrize("seed", range(200))
 def test_pieces_add_up(seed):
     graph = BinaryGraph(seed)
-    pieces = _split(SITES, graph.parents, graph.latent, graph.data)
+    pieces = _split(SITES, graph.parents, graph.latent, graph.data, graph.given)
     total = np.zeros([1] * NUM_SITES)
     for sign, name in pieces.exact:
         total = total + sign * graph.log_sum([name], [])
     for sign, integrated, factors in pieces.integrals:
         # The others, at their values, are the ones that the piece is conditioned on.
-        assert not set(integrated) & {*graph.latent, *graph.data} or sign == -1
+        assert sign and not set(integrated) & set(graph.given)
         total = total + sign * graph.log_sum(factors, integrated)
     wanted = graph.pointwise()
     np.testing.assert_allclose(*np.broadcast_arrays(total, wanted), rtol=0, atol=1e-12)
 
-    # With no site given, two groups are separated exactly if they have no ancestor in common.
-    separated = not graph.ancestors(graph.latent) & graph.ancestors(graph.data)
     information = (np.exp(graph.log_sum(SITES, [])) * wanted).sum()
-    assert (not pieces.exact and not pieces.integrals) == separated
-    assert separated == (abs(information) < 1e-12)
+    assert pieces.dependent != graph.separated()
+    assert graph.separated() == (abs(information) < 1e-12)
 
 
-def test_random_graphs_are_of_both_kinds():
-    graphs = [BinaryGraph(seed) for seed in range(100)]
-    separated = [not graph.ancestors(graph.latent) & graph.ancestors(graph.data) for graph in graphs]
-    assert 5 < sum(separated) < 80
+def test_discrete_pieces_are_sums():
+    """Whether a piece is annealed or summed changes nothing else."""
+    for seed in range(50):
+        graph = BinaryGraph(seed)
+        integrals = _split(SITES, graph.parents, graph.latent, graph.data, graph.given)
+        sums = _split(SITES, graph.parents, graph.latent, graph.data, graph.given, lambda name: True)
+        assert sums == integrals._replace(integrals=(), sums=integrals.integrals)
+
+
+def test_random_graphs_are_of_all_kinds():
+    graphs = [BinaryGraph(seed) for seed in range(200)]
+    assert 20 < sum(graph.separated() for graph in graphs) < 160
+    assert sum(bool(graph.given) for graph in graphs) > 50
 
 
 def split(edges, latent="z", data="x"):
@@ -87,7 +110,7 @@ def split(edges, latent="z", data="x"):
     pairs = [tuple(edge.split(">")) for edge in edges.split()]
     sites = tuple(dict.fromkeys(itertools.chain(*pairs)))
     parents = {site: frozenset(a for a, *b in pairs if b == [site]) for site in sites}
-    return _split(sites, parents, tuple(latent), tuple(data))
+    return _split(sites, parents, tuple(latent), tuple(data))._replace(cancelled=())
 
 
 def integral(sign, integrated, factors):
@@ -125,8 +148,8 @@ def test_pieces_are_in_model_order_whatever_the_order_of_the_groups():
     """Also from one process to the next, where sets of names are in another order."""
     for seed in range(50):
         graph = BinaryGraph(seed)
-        pieces = _split(SITES, graph.parents, graph.latent, graph.data)
-        assert pieces == _split(SITES, graph.parents, graph.data[::-1], graph.latent[::-1])
+        pieces = _split(SITES, graph.parents, graph.latent, graph.data, graph.given)
+        assert pieces == _split(SITES, graph.parents, graph.data[::-1], graph.latent[::-1], graph.given[::-1])
         assert list(pieces.exact) == sorted(pieces.exact, key=lambda piece: piece[1])
         assert list(pieces.integrals) == sorted(pieces.integrals, key=lambda piece: piece[1:])
 
@@ -145,8 +168,12 @@ def test_hierarchy():
             numpyro.sample("prediction", dist.Normal(z, 1))
 
     expected = Decomposition(((1, "x"),), (LogMarginal(-1, ("top", "z"), ("top", "z", "x")),))
-    assert decomposed(model) == expected
+    cancelled = (LogMarginal(0, ("top",), ("top", "z")),)  # p(z), which is never needed
+    assert decomposed(model) == expected._replace(cancelled=cancelled)
     assert decomposed(model, ["z", "top"]) == expected
+    # Given the top, nothing but z is integrated.
+    above = Decomposition(((1, "x"),), (LogMarginal(-1, ("z",), ("z", "x")),))
+    assert decompose(joint_model(model, "z", "x", given="top")) == above
 
 
 def test_order_of_groups_does_not_matter():
@@ -173,7 +200,8 @@ def test_state_space_model():
         scan(step, 0.0, None, length=3)
 
     assert joint_model(model, "h", "x").parents == {"z": frozenset(), "h": frozenset("z"), "x": frozenset("h")}
-    assert decomposed(model, "h") == Decomposition(((1, "x"),), (LogMarginal(-1, ("z", "h"), ("z", "h", "x")),))
+    integral, cancelled = LogMarginal(-1, ("z", "h"), ("z", "h", "x")), LogMarginal(0, ("z",), ("z", "h"))
+    assert decomposed(model, "h") == Decomposition(((1, "x"),), (integral,), (), (cancelled,))
 
 
 def test_feedback_in_scan_is_seen():

@@ -250,8 +250,8 @@ class TestText:
 
     def test_long_decompositions_are_abbreviated(self):
         sites = [f"z{i}" for i in range(16)]
-        exact = [{"sign": 1, "integrated": [], "factors": {f"x{i}": sites}} for i in range(5)]
-        integral = {"sign": -2, "integrated": sites, "factors": {name: [] for name in sites}}
+        exact = [{"kind": "exact", "sign": 1, "integrated": [], "factors": {f"x{i}": sites}} for i in range(5)]
+        integral = {"kind": "integral", "sign": -2, "integrated": sites, "factors": {name: [] for name in sites}}
         lines = report(made(terms(), terms(), decomposition=(*exact, integral))).splitlines()
         given = "z0, z1, z2, ... (16 sites)"
         expected = " ".join(f"+ log p(x{i} | {given})" for i in range(3))
@@ -385,7 +385,9 @@ class TestStorage:
         """Names with a slash are no groups of the file, and attributes may exceed 64 kB."""
         method = describe(AIS(schedule=np.linspace(0, 1, 10_001) ** 1.5))
         names = {"latent": ("outer/z", "κ"), "data": ("plate/x/obs",)}
-        names["decomposition"] = ({"sign": -2, "integrated": ["outer/z"], "factors": {"κ": [], "outer/z": ["κ"]}},)
+        names["decomposition"] = (
+            {"kind": "integral", "sign": -2, "integrated": ["outer/z"], "factors": {"κ": [], "outer/z": ["κ"]}},
+        )
         assert_round_trip(made(terms(), terms(), **names, method=method, num_requested=999), tmp_path)
 
     def test_of_two_integrals_and_one_temperature(self, tmp_path):

@@ -23,9 +23,9 @@ class IR:
     Parameters
     ----------
     posterior_sampler
-        `posterior_sampler(rng_key, data) -> dict`: one exact draw of all latents given `data`, a
-        dict of the data sites of one draw, on the model's own (constrained) space. An inexact
-        sampler voids both bounds.
+        `posterior_sampler(rng_key, data) -> dict`: one exact draw of the latents that are integrated out
+        given `data`, a dict of the sites held, on the model's own (constrained) space. An inexact
+        sampler voids both bounds. Needs a mutual information with one integral.
 
     References
     ----------

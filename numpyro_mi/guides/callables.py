@@ -44,6 +44,8 @@ class GuideFunction:
     guide_args: tuple = field(default=(), compare=False)
     guide_kwargs: Mapping[str, Any] | None = field(default=None, compare=False)
 
+    needs_gradient = False
+
     def __post_init__(self) -> None:
         if type(self.guide).__module__.startswith("numpyro.infer.autoguide"):
             raise TypeError(

@@ -40,6 +40,8 @@ class RegressionGuide:
     covariance: Literal["full", "diagonal"] = "full"
     num_draws: int | None = None
 
+    needs_gradient = False
+
     def __post_init__(self) -> None:
         if self.covariance not in ("full", "diagonal"):
             raise ValueError(f'RegressionGuide needs covariance "full" or "diagonal", got {self.covariance!r}.')
@@ -88,6 +90,8 @@ class FittedRegression:
     bias: jax.Array
     scale: jax.Array
     config: RegressionGuide = field(metadata={"static": True})
+
+    needs_gradient = False
 
     def fit(self, pairs: Pairs, rng_key: jax.Array, report: Callable[[str], None]) -> "FittedRegression":
         """Itself, if it is a guide for such draws."""

@@ -17,8 +17,9 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 
 from numpyro_mi.decomposition import Decomposition
-from numpyro_mi.model import checks
+from numpyro_mi.model import integral_checks
 from numpyro_mi.model.pieces import Piece
+from numpyro_mi.model.sites import known_value
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
@@ -38,6 +39,8 @@ class JointDraw(NamedTuple):
         Log-density of each random site given its parents, in nats.
     drift
         For each site, by how much that differs from its log-density in the trace that drew it.
+    misread
+        For each site whose density depends on a summed site, by how much the sum's tables err at this draw.
     points
         For each integral, its continuous integrated sites in unconstrained coordinates: an exact draw of
         the normalised integrand.
@@ -48,6 +51,7 @@ class JointDraw(NamedTuple):
     values: Values
     log_probs: Values
     drift: Values
+    misread: Values
     points: tuple[Values, ...]
     sums: tuple[jax.Array, ...]
 
@@ -144,17 +148,20 @@ class StagedModel(NamedTuple):
 
 
 def stage_model(
-    model: JointModel, decomposition: Decomposition, posterior_sampler: Callable | None = None
+    model: JointModel,
+    decomposition: Decomposition,
+    gradients: bool = True,
+    posterior_sampler: Callable | None = None,
 ) -> StagedModel:
-    """Stage the simulation and every integral of a model."""
+    """Stage the simulation and every integral of a model; with `gradients` require that they have them."""
     if posterior_sampler is not None and len(decomposition.integrals) != 1:
-        checks.refuse_sampler([integral.integrated for integral in decomposition.integrals])
+        integral_checks.refuse_sampler([integral.integrated for integral in decomposition.integrals])
     pieces = [Piece(model, integral) for integral in decomposition.integrals]
     sums = [Piece(model, integral) for integral in decomposition.sums]
     draw = partial(_joint_draw, model, pieces, sums)
     example = jax.eval_shape(draw, random.key(0))
     integrals = tuple(
-        _stage_integral(own, example.values, point, posterior_sampler)
+        _stage_integral(own, example.values, point, gradients, posterior_sampler)
         for own, point in zip(pieces, example.points, strict=True)
     )
     return StagedModel(stage(draw, random.key(0)), integrals)
@@ -186,20 +193,19 @@ def _shapes(values: Values) -> Shapes:
     return tuple((name, jax.ShapeDtypeStruct(values[name].shape, values[name].dtype)) for name in sorted(values))
 
 
-def _joint_draw(
-    model: JointModel, integrals: Sequence[Piece], sums: Sequence[Piece], rng_key: jax.Array
-) -> JointDraw:
+def _joint_draw(model: JointModel, integrals: Sequence[Piece], sums: Sequence[Piece], rng_key: jax.Array) -> JointDraw:
     drawing = model.drawing_trace(rng_key)
-    values = {name: drawing[name]["value"] for name in model.sites}
+    values = {name: known_value(drawing[name]) for name in model.sites}
     trace = handlers.trace(model.held_at(values)).get_trace()
     held, drawn = site_log_probs(trace, model.sites), site_log_probs(drawing, model.sites)
     log_probs = {name: held[name] for name in model.sites}
     drift = {name: jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.sites}
+    misread: Values = {}
     for own in (*integrals, *sums):
-        for name, difference in own.misread(values).items():
-            drift[name] = jnp.maximum(drift[name], difference / (1 + jnp.abs(held[name])))
+        for name, error in own.misread(values).items():
+            misread[name] = jnp.maximum(misread.get(name, 0.0), error)
     points = tuple(_unconstrain(trace, values, own.continuous) for own in integrals)
-    return JointDraw(values, log_probs, drift, points, tuple(own.log_total({}, values) for own in sums))
+    return JointDraw(values, log_probs, drift, misread, points, tuple(own.log_total({}, values) for own in sums))
 
 
 def _unconstrain(trace: Mapping[str, dict], values: Values, names: Sequence[str]) -> Values:
@@ -208,7 +214,7 @@ def _unconstrain(trace: Mapping[str, dict], values: Values, names: Sequence[str]
 
 
 def _stage_integral(
-    own: Piece, values: Values, point: Values, posterior_sampler: Callable | None
+    own: Piece, values: Values, point: Values, gradients: bool, posterior_sampler: Callable | None
 ) -> StagedIntegral:
     model, names = own.model, own.continuous
     held = {name: values[name] for name in own.held}
@@ -230,14 +236,17 @@ def _stage_integral(
         _check_posterior_draw(drawn, {name: values[name] for name in names})
         return unconstrained({**held, **drawn})
 
-    with checks.differentiable(names):
-        integrand = Integrand(
-            sample_base=stage(sample_base, random.key(0), held),
-            log_base=stage(lambda u, held: own.log_base(unravel(u), held), u, held, differentiable=True),
-            log_ratio=stage(lambda u, held: own.log_ratio(unravel(u), held), u, held, differentiable=True),
-            sample_target=None if posterior_sampler is None else stage(sample_target, random.key(0), held),
+    def density(function):
+        return lambda u, held: function(unravel(u), held)
+
+    by_site = stage(density(own.by_site), u, held)
+    base = stage(sample_base, random.key(0), held)
+    sampler = None if posterior_sampler is None else stage(sample_target, random.key(0), held)
+    with integral_checks.differentiable(names):
+        log_base, log_ratio = (
+            stage(density(function), u, held, differentiable=gradients) for function in (own.log_base, own.log_ratio)
         )
-    by_site = stage(lambda u, held: own.by_site(unravel(u), held), u, held)
+    integrand = Integrand(base, log_base, log_ratio, sampler)
 
     def coordinates():
         def constrain(u, held):

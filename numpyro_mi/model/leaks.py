@@ -10,7 +10,7 @@ import numpy as np
 from jax import random
 from numpyro import handlers
 
-from numpyro_mi.model import checks
+from numpyro_mi.model import call_checks
 from numpyro_mi.model.staging import depends_on, essence
 
 Arguments = Mapping[str, Any]
@@ -73,7 +73,7 @@ def check(
     both = sorted(int(i) for i in holds_data & _read_by(simulation, numbers)) if holds_data else []
     if both:
         paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(passed, is_leaf=_is_number_list)[0]]
-        checks.refuse_data_reading([_argument_name(model, paths[i]) for i in both], simulated)
+        call_checks.refuse_data_reading([_argument_name(model, paths[i]) for i in both], simulated)
 
 
 def _may_hold_data(leaf: Any) -> bool:

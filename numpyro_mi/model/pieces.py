@@ -10,9 +10,10 @@ from numpyro import handlers
 from numpyro.infer.util import _unconstrain_reparam
 
 from numpyro_mi.decomposition import LogMarginal
-from numpyro_mi.model import checks
+from numpyro_mi.model import integral_checks
 from numpyro_mi.model.staging import depends_on
-from numpyro_mi.model.sums import Layout, Sum, Tables, layouts, plan
+from numpyro_mi.model.sum_plans import layouts, plan
+from numpyro_mi.model.sums import Layout, Sum, Tables
 from numpyro_mi.model.support import JACOBIAN, site_log_prob_tables, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
 
@@ -46,9 +47,7 @@ class Piece:
             if name not in integral.integrated
             and (name in integral.factors or any(name in model.parents[factor] for factor in integral.factors))
         )
-        scopes = {
-            name: frozenset(({name} | model.parents[name]) & set(self.summed)) for name in integral.factors
-        }
+        scopes = {name: frozenset(({name} | model.parents[name]) & set(self.summed)) for name in integral.factors}
         self._scopes = {name: scope for name, scope in scopes.items() if scope}
         self._own = [name for name in integral.factors if name in integral.integrated]
         self._sum = self._plan() if self.summed else None
@@ -83,13 +82,14 @@ class Piece:
         return found | {name: table.reshape(table.shape[0], -1).sum(1).max() for name, table in tables.items()}
 
     def misread(self, values: Values) -> Values:
-        """For each factor that depends on summed sites, by how much its tables err at one draw of the model."""
+        """For each factor that depends on summed sites, the largest relative error of its tables at a model's draw."""
         if self._sum is None:
             return {}
-        direct = handlers.trace(self.model.held_at(values)).get_trace()
-        wanted = site_log_probs(direct, tuple(self._scopes))
+        trace = handlers.trace(self.model.held_at(values)).get_trace()
+        direct = site_log_prob_tables(trace, tuple(self._scopes))
         found = self._sum.read(self._tables({}, values), values)
-        return {name: jnp.abs(found[name] - wanted[name]) for name in self._scopes}
+        wanted = {name: self._sum.aligned(name, direct[name][None])[0] for name in self._scopes}
+        return {name: jnp.max(_relative(found[name], wanted[name])) for name in self._scopes}
 
     def _plan(self) -> Sum:
         """How to go through the values of the summed sites."""
@@ -114,12 +114,12 @@ class Piece:
             return
 
         def transformed(inputs):
-            trace = self.trace_at({name: jnp.zeros(()) for name in ()}, inputs)
+            trace = self.trace_at({}, inputs)
             return {name: jax.tree.leaves(trace[name]["fn"].support) for name in self.continuous}
 
         for name, used in depends_on(transformed, dict(values)).items():
             if used & set(self.summed):
-                checks.refuse_moving_support(name, sorted(used & set(self.summed)))
+                integral_checks.refuse_moving_support(name, sorted(used & set(self.summed)))
 
     def _factors(self, points: Values, held: Values) -> tuple[Values, Tables]:
         """Factors that depend on no summed site, with the log-determinant, and tables of the others."""
@@ -143,3 +143,8 @@ class Piece:
         if self._sum is None or set(tables) <= set(self.summed):
             return jnp.zeros(())
         return self._sum.log_sum(tables)
+
+
+def _relative(found: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Relative difference; equal infinities do not differ."""
+    return jnp.where(found == wanted, 0.0, jnp.abs(found - wanted) / (1 + jnp.abs(wanted)))

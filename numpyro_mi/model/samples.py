@@ -12,8 +12,9 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import _unconstrain_reparam
 
-from numpyro_mi.model import checks
+from numpyro_mi.model import integral_checks
 from numpyro_mi.model.densities import features, flatten
+from numpyro_mi.model.sites import known_value
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
@@ -69,15 +70,15 @@ def stage_samples(model: JointModel, prior: bool) -> StagedSamples:
     """
     if prior:
         for name in model.latent:
-            checks.annealable(name, model.traced[name])
+            integral_checks.annealable(name, model.traced[name])
         fed = set().union(*(model.parents[name] for name in model.latent)) - set(model.latent)
         if fed:
-            checks.needs_prior(sorted(fed), model.latent, model.data)
+            integral_checks.needs_prior(sorted(fed), model.latent, model.data)
     draw = partial(_sample, model)
     shape = jax.eval_shape(draw, random.key(0))
     log_prior = None
     if prior:
-        with checks.differentiable(model.latent):
+        with integral_checks.differentiable(model.latent):
             log_prior = stage(_log_prior(model), jnp.zeros(shape.u.shape, shape.u.dtype), differentiable=True)
     sample_prior = stage(lambda rng_key: draw(rng_key).u, random.key(0))
     return StagedSamples(stage(draw, random.key(0)), sample_prior, log_prior, shape.u.size, shape.x.size)
@@ -90,7 +91,7 @@ def _sample(model: JointModel, rng_key: jax.Array) -> Sample:
     held, drawn = (site_log_probs(found, model.latent) for found in (trace, drawing))
     drift = [jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.latent]
     u = {name: _unconstrained(trace[name]["fn"], values[name]) for name in model.latent}
-    x = features({name: drawing[name]["value"] for name in model.data})
+    x = features({name: known_value(drawing[name]) for name in model.data})
     return Sample(flatten(u), x, jnp.stack(drift).max())
 
 

@@ -9,18 +9,14 @@ the tables must give back the log-density.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from numpyro_mi.model import checks
-from numpyro_mi.model.sites import MOST_CHOICES
-
-_FEW = 64  # configurations: below, elements are not told apart
 TIME = "<time>"  # no plate is named like this
 Tables = dict[str, jax.Array]
 
@@ -90,7 +86,7 @@ class SummedSite(NamedTuple):
         even = (np.arange(shape[time]) % 2 == 0).reshape([-1 if i == time else 1 for i in range(len(shape))])
         return np.where(even, one, other)
 
-    def index(self, value: jax.Array) -> jax.Array:
+    def positions(self, value: jax.Array) -> jax.Array:
         """Which configuration each element of a value is, with the axes in the order of `axes`."""
         own, rest = self._places()
         moved = jnp.transpose(value, [*own, *rest]).reshape(*(value.shape[i] for i in own), -1)
@@ -133,43 +129,43 @@ class Sum(NamedTuple):
                 found[site.name].append(site.values(first, second))
         return {site.name: np.stack(found[site.name]).astype(site.layout.value.dtype) for site in self.sites}
 
+    def aligned(self, name: str, tables: jax.Array) -> jax.Array:
+        """A conditional's log-densities, with one leading axis, then one for each of `sizes`: 1 where it has none."""
+        layout = self.layouts[name]
+        tables = tables.reshape(-1, *layout.shape).sum([1 + i for i, axis in enumerate(layout.axes) if axis is None])
+        left = [axis for axis in layout.axes if axis is not None]
+        tables = jnp.transpose(tables, [0, *(1 + left.index(label) for label in self.sizes if label in left)])
+        return tables.reshape(-1, *(size if label in left else 1 for label, size in self.sizes.items()))
+
     def arranged(self, tables: Tables) -> Tables:
         """Tables with one axis for each of `grid`, then one for each of `sizes`; of size 1 where they do not vary."""
-        labels = list(self.sizes)
         found = {}
         for name, table in tables.items():
-            layout = self.layouts[name]
-            table = table.reshape([size for _, size in self.grid] + list(layout.shape))
-            table = table[tuple(slice(None) if site in self.scopes[name] else slice(1) for site, _ in self.grid)]
-            before = len(self.grid)
-            table = table.sum([before + i for i, axis in enumerate(layout.axes) if axis is None])
-            left = [axis for axis in layout.axes if axis is not None]
-            order = [before + left.index(label) for label in labels if label in left]
-            table = jnp.transpose(table, [*range(before), *order])
-            shape = [self.sizes[label] if label in left else 1 for label in labels]
-            found[name] = table.reshape(*table.shape[:before], *shape)
+            table = self.aligned(name, table)
+            table = table.reshape([size for _, size in self.grid] + list(table.shape[1:]))
+            found[name] = table[tuple(slice(None) if site in self.scopes[name] else slice(1) for site, _ in self.grid)]
         return found
 
     def log_sum(self, tables: Tables) -> jax.Array:
         """Log of the sum over all sites of the product of the given conditionals, in nats."""
         factors = [(self.scopes[name], table) for name, table in self.arranged(tables).items()]
-        for group in self._order():
+        for group in self.order():
             names = frozenset(site.name for site in group)
             involved = [(scope, table) for scope, table in factors if scope & names]
             factors = [(scope, table) for scope, table in factors if not scope & names]
             kept = {len(self.grid) + list(self.sizes).index(axis) for axis in group[0].axes}
             over = [i for i in range(len(self.grid), len(self.grid) + len(self.sizes)) if i not in kept]
-            product = sum(table.sum(over, keepdims=True) for _, table in involved)
+            product = sum((table.sum(over, keepdims=True) for _, table in involved), jnp.zeros(()))
             scope = frozenset().union(*(scope for scope, _ in involved)) - names
             factors.append((scope, self._summed(group, product)))
-        return sum(table.sum() for _, table in factors)
+        return sum((table.sum() for _, table in factors), jnp.zeros(()))
 
     def read(self, tables: Tables, values: Mapping[str, jax.Array]) -> Tables:
-        """Each conditional's log-density at given values of the sites, read off its table."""
+        """Each conditional's log-density at given values of the sites, read off its table, as `aligned`."""
         labels = list(self.sizes)
         indices: list[jax.Array] = []
         for site in self.sites:
-            found = site.index(values[site.name])
+            found = site.positions(values[site.name])
             order = [site.axes.index(label) for label in labels if label in site.axes]
             found = jnp.transpose(found, order)
             found = found.reshape([self.sizes[label] if label in site.axes else 1 for label in labels])
@@ -191,10 +187,10 @@ class Sum(NamedTuple):
             at = [
                 index if site in self.scopes[name] else 0 for (site, _), index in zip(self.grid, indices, strict=True)
             ]
-            result[name] = table[(*at, *places)].sum()
+            result[name] = jnp.broadcast_to(table[(*at, *places)], shape)
         return result
 
-    def _order(self) -> Iterator[tuple[SummedSite, ...]]:
+    def order(self) -> Iterator[tuple[SummedSite, ...]]:
         """Sites with the most axes first; chains with the same axes together."""
         left = sorted(self.sites, key=lambda site: -len(site.axes))
         while left:
@@ -229,95 +225,3 @@ class Sum(NamedTuple):
         last, _ = jax.lax.scan(step, steps[0, 0], steps[1:])
         total = logsumexp(last, axis=0)
         return total.reshape([1 if i in (*even, *odd, time) else shape[i] for i in range(product.ndim)])
-
-
-def layouts(trace: Mapping[str, dict], names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Layout]:
-    """Layouts of sites, from a trace and the shapes of their log-densities."""
-    found = {}
-    for name in names:
-        shape = shapes[name]
-        frames = {frame.dim: frame.name for frame in trace[name]["cond_indep_stack"]}
-        axes = [frames.get(i - len(shape)) for i in range(len(shape))]
-        if axes and axes[0] is None and shape[0] > 1:
-            axes[0] = TIME
-        value = trace[name]["value"]
-        found[name] = Layout(tuple(axes), tuple(shape), jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value)))
-    return found
-
-
-def plan(
-    names: Sequence[str],
-    choices: Mapping[str, Sequence[int]],
-    found: Mapping[str, Layout],
-    scopes: Mapping[str, frozenset[str]],
-) -> Sum:
-    """How to sum over some sites: all their elements jointly if that is little work, else one by one.
-
-    Raises
-    ------
-    ValueError
-        If it would take more than 1,024 configurations.
-    """
-    joint = _candidate(names, choices, found, scopes, apart=False)
-    apart = _candidate(names, choices, found, scopes, apart=True)
-    if joint is not None and _count(joint) <= _FEW:
-        return joint
-    why = "the sum takes more than that many configurations even so" if apart is None else _obstacle(apart)
-    if apart is not None and why is None:
-        return apart
-    if joint is None:
-        checks.refuse_sum(names, why)
-    return joint
-
-
-def _candidate(names, choices, found, scopes, apart: bool) -> Sum | None:
-    """The sum, or None if it has too many configurations."""
-    total, sites = 1.0, []
-    sizes: dict[str, int] = {}
-    for name, layout in found.items():
-        for axis, size in zip(layout.axes, layout.shape, strict=True):
-            if axis is not None and apart:
-                sizes[axis] = size
-    for name in names:
-        layout = found[name]
-        axes = tuple(axis for axis in layout.axes if axis is not None) if apart else ()
-        elements = int(np.prod(layout.value.shape)) // int(np.prod([sizes[axis] for axis in axes]))
-        total *= float(len(choices[name])) ** (elements * (1 + (TIME in axes)))
-        if total > MOST_CHOICES:
-            return None
-        configurations = np.array(list(itertools.product(choices[name], repeat=elements)))
-        sites.append(SummedSite(name, axes, configurations.reshape(-1, elements), layout))
-    known = dict(found)
-    if not apart:
-        known = {name: layout._replace(axes=(None,) * len(layout.axes)) for name, layout in found.items()}
-        sites = [site._replace(layout=known[site.name]) for site in sites]
-    return Sum(tuple(sites), known, dict(scopes), sizes)
-
-
-def _count(candidate: Sum) -> int:
-    return int(np.prod([size for _, size in candidate.grid]))
-
-
-def _obstacle(candidate: Sum) -> str | None:
-    """Why elements cannot be summed one by one, or None."""
-    for layout in candidate.layouts.values():
-        for axis, size in zip(layout.axes, layout.shape, strict=True):
-            if axis is not None and candidate.sizes[axis] != size:
-                return "axes outside plates have different sizes"
-    scopes = dict(candidate.scopes)
-    axes = {name: frozenset(axis for axis in layout.axes if axis) for name, layout in candidate.layouts.items()}
-    for group in candidate._order():
-        names = frozenset(site.name for site in group)
-        own = frozenset(group[0].axes)
-        involved = [name for name in scopes if scopes[name] & names]
-        for name in involved:
-            if not own <= axes[name]:
-                return f"{name!r} is not in the same plates (or the same scan) as {group[0].name!r}, which it depends on"
-        merged = " and ".join(involved)
-        scopes[merged], axes[merged] = frozenset().union(*(scopes[name] for name in involved)) - names, own - {TIME}
-        for name in involved:
-            if name != merged:
-                del scopes[name], axes[name]
-    return None
-
-

@@ -10,7 +10,7 @@ import numpyro
 from jax import random
 from numpyro import handlers
 
-from numpyro_mi.model import checks, leaks
+from numpyro_mi.model import call_checks, checks, integral_checks, leaks
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
 from numpyro_mi.model.support import site_log_probs
@@ -95,14 +95,14 @@ def joint_model(
     groups = {"latent": checks.group("latent", latent), "data": checks.group("data", data)}
     groups["given"] = tuple(given) if isinstance(given, Mapping) else checks.group("given", given, optional=True)
     checks.disjoint(groups)
-    args, kwargs, params = checks.arguments(model, model_args, model_kwargs, params)
+    args, kwargs, params = call_checks.arguments(model, model_args, model_kwargs, params)
     run = partial(handlers.substitute(model, data=params), *args, **kwargs)
     run = handlers.condition(run, data=fixed) if fixed else run
 
     traced = _abstract_trace(run)
     checks.names(traced, groups)
     checks.simulable(traced)
-    checks.known_parameters(traced, params)
+    call_checks.known_parameters(traced, params)
     asked = frozenset(groups["latent"] + groups["data"] + groups["given"])
     checks.value_shapes({name: traced[name] for name in asked})
     draft = JointModel(
@@ -124,7 +124,7 @@ def joint_model(
         own_keys = _own_keys(draft)
         parents = _parents(draft)
         noisy = _noisy(draft)
-    checks.parameters(traced, params, used, keyed)
+    call_checks.parameters(traced, params, used, keyed)
     checks.drawn([name for name in draft.sites if not by_key[name] and name not in fixed])
     checks.no_own_keys(own_keys)
     hidden = [name for name, used in parents.items() if _KEY in used]
@@ -241,8 +241,10 @@ def _check_masks(model: JointModel, parents: Mapping[str, frozenset[str]]) -> No
 
     by_mask = depends_on(partial(distribution, mask_of), example)
     by_base = depends_on(partial(distribution, lambda fn: jax.tree.leaves(unwrapped(fn))), example)
+    by_support = depends_on(partial(distribution, lambda fn: jax.tree.leaves(unwrapped(fn).support)), example)
     for name in masked:
+        checks.blank(name, by_support[name], model.traced[name])
         if name in model.latent:
-            checks.annealable(name, model.traced[name])
+            integral_checks.annealable(name, model.traced[name])
         readers = {child for child, used in parents.items() if name in used and child != name}
         checks.mask(name, by_mask[name], readers | ({name} & by_base[name]))

@@ -114,7 +114,7 @@ def _weights(result: MIBounds, integral: int, draws: Sequence[int] | None, most:
     stats = result.stats[integral]
     forward, reverse = (np.asarray(stats[f"{side}_log_weight"], np.float64) for side in ("forward", "reverse"))
     lower, upper = (np.asarray(stats[f"{side}_log_evidence"], np.float64) for side in ("forward", "reverse"))
-    signs = [part["sign"] for part in result.decomposition if part["integrated"]]
+    signs = [part["sign"] for part in result.decomposition if part["kind"] == "integral"]
     sign = signs[integral] if integral < len(signs) else None
     weights = _Weights(np.arange(len(forward)), forward, reverse, lower, upper, sign)
     if draws is None:

@@ -24,6 +24,12 @@ class Task:
         The true value in nats.
     mutual_information_se : float
         Standard error of the true value: 0 unless it is itself an estimate.
+    given : str or tuple of str
+        Names of the sites that it is conditioned on, averaged over.
+    pointwise : callable, optional
+        Maps a dict with the values of all sites of one draw to the scalar pointwise mutual information
+        log p(data | latent, given) - log p(data | given), exactly; for tasks whose likelihood is no product of
+        conditionals of the model.
     log_marginal : callable, optional
         Maps a dict with the data values of one draw to the scalar log density log p(data), exactly; it may be
         traced by JAX. None where there is no closed form.
@@ -38,6 +44,8 @@ class Task:
     mutual_information: float
     mutual_information_se: float = 0.0
     log_marginal: Callable[[Mapping[str, Any]], Any] | None = None
+    given: str | tuple[str, ...] = ()
+    pointwise: Callable[[Mapping[str, Any]], Any] | None = None
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,77 @@
+"""How a model is called: its arguments, parameters and data, refused before anything compiles."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NoReturn
+
+from numpyro_mi.model.checks import close, listed, short
+from numpyro_mi.model.sites import Site
+
+
+def arguments(
+    model: Callable, args: tuple, kwargs: Mapping[str, Any] | None, params: Mapping[str, Any] | None
+) -> tuple[tuple, dict, dict]:
+    """Normalise what the model is called with; refuse what it does not take."""
+    if not callable(model):
+        raise TypeError(f"model must be a NumPyro model (a callable), got {type(model).__name__}.")
+    if not isinstance(args, tuple | list):
+        raise TypeError(
+            f"model_args must be a tuple of positional arguments, got {type(args).__name__}: for one "
+            "argument, write model_args=(argument,)."
+        )
+    for name, value, holds in (("model_kwargs", kwargs, "argument"), ("params", params, "parameter")):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dict by {holds} name, got {type(value).__name__}.")
+    args, kwargs = tuple(args), dict(kwargs or {})
+    try:
+        signature = inspect.signature(model)
+    except (TypeError, ValueError):
+        signature = None
+    try:
+        if signature is not None:
+            signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"the model cannot be called with model_args={short(args)} and model_kwargs={short(kwargs)}: {error}. "
+            f"Its signature is {signature}; an argument that holds data may be any array of the right shape."
+        ) from None
+    return args, kwargs, dict(params or {})
+
+
+def parameters(
+    sites: Mapping[str, Site], params: Mapping[str, Any], used: Collection[str], keyed: Collection[str]
+) -> None:
+    """Require a value for every `numpyro.param` that matters; modules that carry their values are fine."""
+    declared = [name for name, site in sites.items() if site.kind == "param"]
+    missing = [
+        name
+        for name in declared
+        if name in used and name not in params and (not name.endswith("$params") or name in keyed)
+    ]
+    if missing:
+        raise ValueError(
+            f"parameter(s) {listed(missing)} of the model have no value, only an initial one: pass the fitted values "
+            f"as params={{{missing[0]!r}: ...}}, for example params=svi_result.params."
+        )
+
+
+def known_parameters(sites: Mapping[str, Site], params: Mapping[str, Any]) -> None:
+    """Refuse values for what is no parameter of the model."""
+    declared = [name for name, site in sites.items() if site.kind == "param"]
+    unknown = [name for name in params if name not in sites or sites[name].kind not in ("param", "mutable")]
+    if unknown:
+        own = f"Its parameters are {listed(declared)}: pass those only." if declared else "It has no parameters."
+        raise ValueError(
+            f"params holds {listed(unknown)}, which the model has no numpyro.param for"
+            f"{close(unknown[0], declared)}. {own}"
+        )
+
+
+def refuse_data_reading(arguments: Sequence[str], sites: Collection[str]) -> NoReturn:
+    """Refuse a model whose data argument is read outside `obs=`."""
+    raise ValueError(
+        f"the model reads its data argument {listed(arguments)} outside obs= (as an autoregression written on the "
+        f"argument does), so {listed(sorted(sites))} cannot be simulated from the model alone: the real data would "
+        "leak in. Write the recursion with numpyro.contrib.control_flow.scan on the sampled values, or pass None if "
+        "the model then simulates its data; a mask of missing values must be an argument of its own."
+    )
