@@ -50,7 +50,9 @@ ROOMS = {
     "report": ["diagnostics", "results"],
     "storage": ["results"],
     "api": ["arrays", "sample_driver", "config", "environment", "results"],
-    "comparison": ["api"],
+    "comparison_report": ["report"],
+    "comparison": ["results", "comparison_report"],
+    "comparing": ["api", "comparison"],
     "plots": ["comparison"],
 }
 # Two pairs may know each other: a result prints and stores itself, imported where it is used.
