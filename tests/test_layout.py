@@ -117,6 +117,15 @@ def test_every_module_has_a_room():
     assert found == set(ROOMS)
 
 
+def test_every_module_has_a_row():
+    layout = (ROOT.parent / "docs" / "layout.md").read_text()
+    rows = "\n".join(line.split(" | ")[0] for line in layout.splitlines() if line.startswith("| `"))
+    for path in ROOT.iterdir():
+        if (path / "__init__.py").exists() or (path.suffix == ".py" and path.stem != "__init__"):
+            name = path.name if path.suffix else f"{path.name}/"
+            assert f"`{name}`" in rows, f"{name} has no row in docs/layout.md"
+
+
 def test_only_the_model_layer_touches_handlers():
     for path in ROOT.rglob("*.py"):
         if path.parent.name not in ("model", "tasks"):
