@@ -6,7 +6,8 @@ from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
 from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
 from numpyro_mi.bounds.nearest_neighbors import KSG
-from numpyro_mi.comparison import Comparison, compare
+from numpyro_mi.comparing import compare
+from numpyro_mi.comparison import Comparison
 from numpyro_mi.critics import MLPCritic, SeparableCritic
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR

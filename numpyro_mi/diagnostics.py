@@ -16,9 +16,10 @@ _NEAR = 1.0  # nats to a cap
 _CAP_SHARE = 0.1
 _FEW_ESS, _FEW_SHARE = 5.0, 0.05
 _LARGE_K, _WIDE_GAP = 0.7, 0.1
-_FEWEST_WEIGHTS = 100  # for a Pareto fit
+_FEWEST_WEIGHTS = 100  # for a Pareto fit, and for a log-mean that estimates the evidence
 _MOST_FITS = 200
 _CONSTANT = 1e-6  # nats
+_LONG_TAIL = 300.0  # nats that a Pareto fit in double precision bears
 _WIDE_EXCESS = 1.0  # nats; a tail that reaches less far in all the draws carries nothing
 _INFINITE_K, _UNRELIABLE_K = 1.0, 0.5
 
@@ -29,13 +30,16 @@ def method_warnings(result: MIBounds) -> list[str]:
     if result.lower is None or not np.isfinite(result.lower):
         return []
     if name in ("InfoNCE", "StructuredInfoNCE"):
+        if len(result.stats) > 1:  # each integral has a cap of its own
+            return []
         return _cap("the lower bound", result.lower, result.method["num_particles"])
     if name == "GIWAE":
         return _cap("the contrastive term", mean(result.parts["contrastive"]).value, result.method["num_particles"])
     if name in ("MINE", "NWJ"):
         return _variational(result)
     if name in ("IWAE", "BarberAgakov") and len(result.stats) == 1:
-        return [*_importance(result), *_tails(result)]
+        many = result.stats[0]["forward_log_weight"].shape[1] >= _FEWEST_WEIGHTS
+        return [*_importance(result), *(_tails(result) if many else [])]
     return []
 
 
@@ -52,7 +56,7 @@ def _cap(what: str, value: float, num_particles: int) -> list[str]:
 
 def _variational(result: MIBounds) -> list[str]:
     found = []
-    negatives = result.num_samples * result.method["num_negatives"]
+    negatives = result.cost.get("scored_negatives", result.num_samples * result.method["num_negatives"])
     limit = float(np.log(max(negatives / 100, 1.0)))
     capped = float(result.parts["capped"].mean())
     if capped > _CAP_SHARE or (result.lower is not None and result.lower > limit - _NEAR):
@@ -125,9 +129,15 @@ def _pareto_k(log_values: np.ndarray) -> np.ndarray:
     from arviz_stats.base import array_stats
 
     log_values = log_values.astype(np.float64)
-    tail = np.sort(log_values, axis=1)[:, -max(5, log_values.shape[1] // 5) :]
-    varies = np.isfinite(tail).all(1) & (np.ptp(tail, axis=1) > _CONSTANT)
+    size = min(log_values.shape[1] // 5, int(3 * log_values.shape[1] ** 0.5))
+    tail = np.sort(log_values, axis=1)[:, -max(5, size) :]
+    length = np.where(np.isfinite(tail).all(1), tail[:, -1] - tail[:, 0], 0.0)
     shapes = np.full(len(log_values), -np.inf)  # equal weights have no tail
-    if varies.any():
-        shapes[varies] = np.atleast_1d(array_stats.psislw(log_values[varies], axis=-1)[1])
+    fits = (length > _CONSTANT) & (length <= _LONG_TAIL)
+    if fits.any():
+        with np.errstate(over="ignore"):  # of smoothed weights, which are not used
+            # `psislw` is written for leave-one-out cross-validation: what it takes are minus the log-weights.
+            shapes[fits] = np.atleast_1d(array_stats.psislw(-log_values[fits], axis=-1)[1])
+    long = length > _LONG_TAIL  # Hill's estimator, which the fit tends to as the shape grows
+    shapes[long] = tail[long].mean(1) - tail[long, 0]
     return shapes

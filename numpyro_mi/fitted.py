@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import zipfile
 from typing import Any
 
 import jax
@@ -52,10 +53,20 @@ def load_fitted(path: str | os.PathLike) -> Any:
     ValueError
         If the file is none of this kind.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as stream:
+        try:
+            file = np.load(stream, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:  # a pickle or another file, an empty or broken one
+            raise ValueError(f"{_no_guide(path)} NumPy cannot read it: {error}") from error
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError(f"{_no_guide(path)} It is a single array.")
         if _STRUCTURE not in file:
-            raise ValueError(f"{path} holds no fitted guide or critic that save_fitted wrote.")
+            raise ValueError(f"{_no_guide(path)} It holds {', '.join(file) or 'nothing'}.")
         return _decode(json.loads(str(file[_STRUCTURE])), file)
+
+
+def _no_guide(path: str | os.PathLike) -> str:
+    return f"{path} holds no fitted guide or critic: pass a file that save_fitted wrote."
 
 
 def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -68,7 +79,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [_encode(item, arrays) for item in value]}
-    if type(value).__name__ in _CLASSES:
+    if _CLASSES.get(type(value).__name__) is type(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         config = describe(fields.pop("config"))
         return {

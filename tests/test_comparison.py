@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from numpyro_mi import AIS, IWAE, StructuredInfoNCE, comparison, tasks
-from numpyro_mi.comparison import Comparison, compare
+from numpyro_mi import (
+    AIS,
+    IWAE,
+    KSG,
+    RegressionGuide,
+    StructuredInfoNCE,
+    comparing,
+    mi_bounds_from_samples,
+    tasks,
+)
+from numpyro_mi.comparing import compare
+from numpyro_mi.comparison import Comparison
+from numpyro_mi.comparison_report import num_gradients
 from numpyro_mi.plots import plot_bounds
 from numpyro_mi.results import MIBounds
 
@@ -115,8 +126,17 @@ class TestTable:
         for name, result in small.results.items():
             assert table.loc[name, sides].tolist() == [getattr(result, side) for side in sides]
             assert table.loc[name, "seconds"] == pytest.approx(sum(result.seconds.values()))
-            assert table.loc[name, "gradients"] == sum(result.cost.values())
+            assert table.loc[name, "gradients"] == num_gradients(result)
         assert table.loc["AIS", "gradients"] > 0 == table.loc["IWAE", "gradients"]
+
+    def test_gradients_are_those_alone(self):
+        """Rows and negatives are costs of another kind, in the table and in the text."""
+        gradients = {"pilot_forward": 1, "pilot_reverse": 2, "scored_forward": 4, "scored_reverse": 8}
+        gradients |= {"scored_guide": 16, "scored_gradients": 32}
+        others = {"training_rows": 500, "pilot_rows": 100, "scored_rows": 400, "scored_negatives": 3600}
+        found = compare({"a": made(terms(), None, cost=gradients | others), "b": made(terms(), None, cost=others)})
+        assert found.to_frame()["gradients"].tolist() == [63, 0]
+        assert [line.split()[-1] for line in repr(found).splitlines()[2:4]] == ["63", "0"]
 
     def test_a_missing_side_is_nan(self):
         table = compare({"both": around(0.1), "lower": made(terms(), None), "upper": made(None, terms())}).to_frame()
@@ -199,16 +219,17 @@ class TestInterval:
         assert compare({"a": made(terms(), None), "b": made(terms(), None)}).interval()[1] == np.inf
 
     def test_an_estimate_does_not_enter(self):
-        @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-        class Estimated(MIBounds):
-            estimate_i: np.ndarray | None = None
-
-        estimate = Estimated(terms(9.0), terms(9.0), ("z",), ("x",), {}, estimate_i=terms(9.0))
-        for other in (made(None, None), estimate):
-            found = compare({"estimate": other, "bounds": around(0.1)})
-            assert found.interval() == found.results["bounds"].interval()
-            assert repr(found).splitlines()[4].endswith("bits (of 1 method)")
-        assert compare({"a": made(None, None), "b": made(None, None)}).interval() == (-np.inf, np.inf)
+        """Although it lies far outside of what the other method allows."""
+        z, noise = np.random.default_rng(0).standard_normal((2, 200))
+        estimate = mi_bounds_from_samples(z, z + 0.01 * noise, method=KSG(), rng_key=0)
+        shared = {"key": estimate.key, "environment": estimate.environment}
+        found = compare({"estimate": estimate, "bounds": around(0.1, **shared)})
+        assert estimate.num_samples == found.num_samples == 200
+        assert found.interval() == found.results["bounds"].interval() and found.interval()[1] < estimate.estimate - 1
+        assert repr(found).splitlines()[4].endswith("bits (of 1 method)")
+        assert found.differences().isna().all(axis=None)
+        assert found.to_frame().loc["estimate", "lower":"gap_se"].isna().all()
+        assert compare({"a": estimate, "b": estimate}).interval() == (-np.inf, np.inf)
 
     def test_an_empty_one_is_returned_and_said(self):
         found = compare({"a": around(0.1), "b": around(0.1, shift=2.0)})
@@ -267,7 +288,7 @@ class TestInterruption:
                     raise KeyboardInterrupt
                 return made(terms(count=50), terms(count=50), num_requested=200)
 
-            monkeypatch.setattr(comparison, "mi_bounds", mi_bounds)
+            monkeypatch.setattr(comparing, "mi_bounds", mi_bounds)
             return calls
 
         return stop_at
@@ -296,7 +317,7 @@ class TestInterruption:
 class TestRefusals:
     @pytest.fixture(autouse=True)
     def nothing_runs(self, monkeypatch):
-        monkeypatch.setattr(comparison, "mi_bounds", lambda *args, **kwargs: pytest.fail("something ran"))
+        monkeypatch.setattr(comparing, "mi_bounds", lambda *args, **kwargs: pytest.fail("something ran"))
 
     @pytest.mark.parametrize(
         ("entries", "error", "text"),
@@ -308,6 +329,8 @@ class TestRefusals:
             ({"all": AIS(5), "b": AIS(6)}, ValueError, "'all' cannot be a name"),
             ({"a": AIS(5), "b": around(0.1)}, TypeError, "a mixture of the two"),
             ({"a": AIS(5), "b": "AIS"}, TypeError, r"needs methods such as AIS\(...\).*got 'AIS' as 'b'"),
+            ({"a": AIS(5), "b": KSG()}, TypeError, r"which mi_bounds runs, or finished results, got KSG\(.*as 'b'"),
+            ({"a": AIS(5), "b": RegressionGuide()}, TypeError, r"got RegressionGuide\(.*as 'b'"),
             ({"a": AIS(5), "b": AIS}, TypeError, r"needs methods such as AIS\(...\).*class.*as 'b'"),
             ({"a": AIS(5), "b": None}, TypeError, "got None as 'b'"),
             ({"a": AIS(5), "b": around(0.1) - around(0.2)}, TypeError, "got MIDifference as 'b'"),
@@ -354,7 +377,7 @@ class TestRefusals:
                 raise ValueError("no")
             return around(0.1)
 
-        monkeypatch.setattr(comparison, "mi_bounds", failing)
+        monkeypatch.setattr(comparing, "mi_bounds", failing)
         with pytest.raises(ValueError, match="no") as caught:
             compare(METHODS, TASK.model, "z", "x")
         assert caught.value.__notes__ == ["This was raised by the method 'AIS' of compare."]

@@ -1,5 +1,9 @@
 """Fitted guides and trained critics as files."""
 
+import dataclasses
+import io
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,5 +105,53 @@ def test_what_cannot_be_saved(tmp_path):
 
 def test_another_file(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(2))
-    with pytest.raises(ValueError, match="holds no fitted guide or critic that save_fitted wrote"):
+    with pytest.raises(ValueError, match=r"fitted guide or critic: pass a file that save_fitted wrote. It holds a\.$"):
         load_fitted(tmp_path / "other.npz")
+    with pytest.raises(FileNotFoundError):
+        load_fitted(tmp_path / "none.npz")
+
+
+def written(content):
+    """The bytes of a file of some kind."""
+    file = io.BytesIO()
+    if content == "array":
+        np.save(file, np.ones(2))
+    elif content == "objects":
+        np.save(file, np.array([1.0], object))
+    elif content == "pickle":
+        pickle.dump({"a": 1}, file)
+    elif content == "text":
+        file.write(b"z,x")
+    elif content == "broken":
+        np.savez(file, a=np.ones(2))
+        return file.getvalue()[:100]
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("array", "It is a single array"),
+        ("objects", "NumPy cannot read it: .*allow_pickle"),
+        ("pickle", "NumPy cannot read it"),
+        ("text", "NumPy cannot read it"),
+        ("empty", "NumPy cannot read it: No data left"),
+        ("broken", "NumPy cannot read it: File is not a zip file"),
+    ],
+)
+def test_a_file_that_is_no_archive(content, message, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(written(content))
+    with pytest.raises(ValueError, match=f"file holds no fitted guide or critic: pass a file .*{message}"):
+        load_fitted(path)
+
+
+def test_a_class_of_the_same_name_is_not_saved(tmp_path):
+    """It would come back as the one of the package."""
+
+    @dataclasses.dataclass(frozen=True)
+    class FittedRegression:
+        config: RegressionGuide
+
+    with pytest.raises(TypeError, match="save_fitted needs a fitted guide or a trained critic of the package, got"):
+        save_fitted(FittedRegression(RegressionGuide()), tmp_path / "no.npz")

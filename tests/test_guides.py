@@ -84,8 +84,8 @@ class TestRegression:
             return iter([next(linear_rows(count).blocks(count))])
 
         fit(RegressionGuide(), Pairs(blocks, 2, 3))
-        fit(RegressionGuide(), Pairs(blocks, 2, 3)._replace(num_features=3))
-        assert asked[0] == 4096  # 11 coefficients would do with 550
+        fit(RegressionGuide(num_draws=500), Pairs(blocks, 2, 3))
+        assert asked == [4096, 500]  # 11 coefficients would do with 550; and as many as are said
         many = np.random.default_rng(0).standard_normal((131_072, 40)).astype(np.float32)
 
         def wide(count):

@@ -210,15 +210,32 @@ def pairs(d):
     return Pairs(blocks, d, 1)
 
 
-def test_many_latents_get_the_regression():
-    said = []
-    guide = LaplaceGuide().fit(pairs(201), jax.random.key(0), said.append)
-    assert isinstance(guide, FittedRegression)
-    assert any("201 latents, above 200" in line for line in said)
-    guide = LaplaceGuide().fit(pairs(2), jax.random.key(0), said.append)
-    assert isinstance(guide, FittedLaplace) and guide.fit(pairs(2), jax.random.key(0), said.append) is guide
+def ignore(stage):
+    """Nobody watches the stages of a fit."""
+
+
+def test_many_latents_are_refused():
+    """Rather than be given the regression under the name of this guide."""
+    message = r"up to 200 latents, and here there are 201: use RegressionGuide\(\)"
+    with pytest.raises(ValueError, match=message):
+        LaplaceGuide().fit(pairs(201), jax.random.key(0), ignore)
+    assert isinstance(LaplaceGuide().fit(pairs(200), jax.random.key(0), ignore), FittedLaplace)
+
+
+def test_many_latents_are_refused_before_anything_is_scored():
+    def model(x=None):
+        z = numpyro.sample("z", dist.Normal(0, 1).expand([201]).to_event(1))
+        numpyro.sample("x", dist.Normal(z.mean(), 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="here there are 201"):
+        bounds(model, "z", IWAE(LaplaceGuide(), 10), 100)
+
+
+def test_fitted_is_for_draws_of_its_kind():
+    guide = LaplaceGuide().fit(pairs(2), jax.random.key(0), ignore)
+    assert isinstance(guide, FittedLaplace) and guide.fit(pairs(2), jax.random.key(0), ignore) is guide
     with pytest.raises(ValueError, match="this FittedLaplace was fitted to 1 values of data and 2 "):
-        guide.fit(pairs(3), jax.random.key(0), said.append)
+        guide.fit(pairs(3), jax.random.key(0), ignore)
 
 
 def test_needs_the_joint_density():

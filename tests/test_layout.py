@@ -55,7 +55,9 @@ ROOMS = {
     "report": ["diagnostics", "results"],
     "storage": ["results"],
     "api": ["arrays", "sample_driver", "config", "environment", "results"],
-    "comparison": ["api"],
+    "comparison_report": ["report"],
+    "comparison": ["results", "comparison_report"],
+    "comparing": ["api", "comparison"],
     "plots": ["comparison"],
 }
 # Two pairs may know each other: a result prints and stores itself, imported where it is used.
@@ -118,6 +120,15 @@ def test_every_module_has_a_room():
         if path.name != "__init__.py"
     }
     assert found == set(ROOMS)
+
+
+def test_every_module_has_a_row():
+    layout = (ROOT.parent / "docs" / "layout.md").read_text()
+    rows = "\n".join(line.split(" | ")[0] for line in layout.splitlines() if line.startswith("| `"))
+    for path in ROOT.iterdir():
+        if (path / "__init__.py").exists() or (path.suffix == ".py" and path.stem != "__init__"):
+            name = path.name if path.suffix else f"{path.name}/"
+            assert f"`{name}`" in rows, f"{name} has no row in docs/layout.md"
 
 
 def test_only_the_model_layer_touches_handlers():

@@ -142,8 +142,18 @@ class TestBounds:
     @BACKENDS
     @pytest.mark.parametrize("name", ODD)
     def test_odd_results(self, name, backend):
-        plot_bounds(ODD[name], backend=backend)
-        plot_bounds({name: ODD[name], "usual": made()}, backend=backend, true_value=1.0)
+        alone = plot_bounds(ODD[name], backend=backend)
+        both = plot_bounds({name: ODD[name], "usual": made()}, backend=backend, true_value=1.0)
+        assert alone.backend == both.backend == backend
+        if backend == "matplotlib":
+            labels = [[label.get_text() for label in axes_of(drawn).get_yticklabels()] for drawn in (alone, both)]
+            assert [len(found) for found in labels] == [1, 2] and labels[1][0].startswith(name)
+            low, high = axes_of(both).get_xlim()
+            assert -np.inf < low < min(1.0, made().lower) and max(1.0, made().upper) < high < np.inf
+            drawn = np.concatenate([points.get_offsets()[:, 0] for points in axes_of(both).collections])
+            usual, odd = made(), ODD[name]
+            sides = [side for side in (odd.lower, odd.upper) if side is not None and np.isfinite(side)]
+            np.testing.assert_allclose(np.sort(drawn[np.isfinite(drawn)]), np.sort([usual.lower, usual.upper, *sides]))
 
     def test_draws_the_numbers(self):
         results = {"first": made(), "second": made(gap=2.0, seed=1)}
@@ -321,8 +331,14 @@ class TestLogWeights:
         result = made()
         alike = {name: np.full_like(value, -3.0) for name, value in result.stats[0].items()}
         result = dataclasses.replace(result, stats=(alike,))
-        plot_log_weights(result, backend="matplotlib")
-        plot_log_weights(result, pooled=False, backend="matplotlib")
+        pooled = axes_of(plot_log_weights(result, backend="matplotlib"))
+        panels = plot_log_weights(result, pooled=False, backend="matplotlib").viz["plot"].values
+        low, high = pooled.get_xlim()
+        assert -np.inf < low < 0 < high < np.inf and high - low < 10  # centred
+        for axes in panels:
+            offsets = np.concatenate([points.get_offsets() for points in axes.collections])
+            assert len(offsets) == PARTICLES + 1 and (offsets[:, 0] == -3).all()
+            assert axes.get_xlim()[0] < -3 < axes.get_xlim()[1]
 
     def test_refusals(self):
         with pytest.raises(ValueError, match="integral=1, but this result has 1 annealed"):

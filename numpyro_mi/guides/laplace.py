@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
 from numpyro_mi.guides.base import (
@@ -20,7 +19,8 @@ from numpyro_mi.guides.base import (
     student_log_prob,
     student_sample,
 )
-from numpyro_mi.guides.modes import FLAT, Search, expand, expansion_cost, find_mode
+from numpyro_mi.guides.mixture import mixture_of_modes
+from numpyro_mi.guides.modes import FLAT, Mode, expand, expansion_cost, find_mode, new_mode
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
@@ -28,7 +28,6 @@ from numpyro_mi.targets import AnnealedTarget
 _MOST_LATENTS = 200
 _POOL = 64  # draws of the prior, and as many of the regression, that pilot starts are chosen from
 _JITTER = 0.1  # regression standard deviations: no start lies exactly on a saddle
-_SAME_MODE = 0.5  # posterior standard deviations
 _UNCOVERED = 3.0  # nats by which the joint density exceeds the mixture: a draw that the modes miss
 _LITTLE = math.log(1e-3)  # share of the evidence not worth a search
 _TAILS = (5.0, None, 1.0)  # degrees of freedom that pilots try
@@ -49,8 +48,7 @@ class LaplaceGuide:
 
     Very good where posteriors are near normal, however nonlinear the model; weak for posteriors that
     are skewed, or have more modes than the draws find. It costs a hundred gradients a data set or more
-    (`guide_num_grad`), and 2d a step in d latent dimensions: above 200 of them `fit` returns the
-    regression itself.
+    (`guide_num_grad`), and 2d a step in d latent dimensions: more than 200 of them are refused.
 
     Parameters
     ----------
@@ -92,33 +90,12 @@ class LaplaceGuide:
 
     def fit(self, pairs: Pairs, rng_key: jax.Array, report: Callable[[str], None]) -> FittedGuide:
         """Fit the regression that mode searches start from."""
-        regression = RegressionGuide().fit(pairs, rng_key, report)
         if pairs.dimension > _MOST_LATENTS:
-            report(f"{pairs.dimension} latents, above {_MOST_LATENTS}: the regression itself, no modes")
-            return regression
-        return FittedLaplace(regression, self)
-
-
-class Mixture(NamedTuple):
-    """Components of equal shape, in the coordinates v of a `Conditional`.
-
-    Attributes
-    ----------
-    log_weights
-        Normalised, shape `(M,)`; minus infinity for a component that is not there.
-    means, factors
-        Shapes `(M, d)` and `(M, d, d)`: component k is `means[k] + factors[k] e`.
-    inverses
-        Of `factors`.
-    log_dets
-        Of `inverses`.
-    """
-
-    log_weights: jax.Array
-    means: jax.Array
-    factors: jax.Array
-    inverses: jax.Array
-    log_dets: jax.Array
+            raise ValueError(
+                f"LaplaceGuide needs a Hessian at each step, worth its cost for up to {_MOST_LATENTS} latents, and "
+                f"here there are {pairs.dimension}: use RegressionGuide(), from which its searches start."
+            )
+        return FittedLaplace(RegressionGuide().fit(pairs, rng_key, report), self)
 
 
 @jax.tree_util.register_dataclass
@@ -182,11 +159,11 @@ class FittedLaplace:
             "modes": count,
             "regression_weight": jnp.exp(log_weights[-1]),
         }
-        return _conditional(base, modes, log_weights, stats)
+        return mixture_of_modes(base, modes, log_weights, stats)
 
     def _modes(
         self, log_joint: Callable, starts: jax.Array, saddle: jax.Array, pilots: "Pilots", rng_key: jax.Array
-    ) -> tuple["Mode", jax.Array, jax.Array]:
+    ) -> tuple[Mode, jax.Array, jax.Array]:
         """Distinct modes, one slot a start; gradients; and the log-evidence of the pilot draws that they miss.
 
         Searches follow one another. Those beside the regression mean are for saddles; pilot starts are drawn
@@ -204,7 +181,7 @@ class FittedLaplace:
             failed = (slot > 0) & (saddle | (modes.log_evidence[0] == -jnp.inf))
             wanted = jnp.where(slot < beside, (slot == 0) | failed, logsumexp(weights) - known > _LITTLE)
             end = find_mode(log_joint, start, jnp.where(wanted, config.max_iterations, 0))
-            mode = _new_mode(end, modes, config.inflation)
+            mode = new_mode(end, modes, config.inflation)
             modes = jax.tree.map(lambda all, one: all.at[slot].set(one), modes, mode)
             return (modes, jnp.logaddexp(covered, self._log_density(mode, pilots.v))), end.num_grad
 
@@ -217,7 +194,7 @@ class FittedLaplace:
         missed = jnp.where(pilots.log_joint - covered > _UNCOVERED, pilots.log_weight, -jnp.inf)
         return modes, num_grad.sum(), logsumexp(missed)
 
-    def _log_density(self, mode: "Mode", v: jax.Array) -> jax.Array:
+    def _log_density(self, mode: Mode, v: jax.Array) -> jax.Array:
         """Of one mode's component at the rows of v, times its evidence."""
         noise = ((v - mode.v) @ mode.axes) / mode.widths
         return mode.log_evidence - jnp.log(mode.widths).sum() + self._log_standard(noise)
@@ -241,25 +218,6 @@ class FittedLaplace:
         mixture = conditional.extra
         noise = jnp.einsum("kij,kj->ki", mixture.inverses, v - mixture.means)
         return logsumexp(mixture.log_weights + mixture.log_dets + self._log_standard(noise))
-
-
-class Mode(NamedTuple):
-    """A mode in whitened coordinates, with its component.
-
-    Attributes
-    ----------
-    log_evidence
-        Laplace's approximation; minus infinity for no mode.
-    v
-        The point.
-    widths, axes
-        Of the component: square roots of the eigenvalues of its scale matrix, and eigenvectors.
-    """
-
-    log_evidence: jax.Array
-    v: jax.Array
-    widths: jax.Array
-    axes: jax.Array
 
 
 class Pilots(NamedTuple):
@@ -301,51 +259,6 @@ def _draw_pilots(target: AnnealedTarget, base: Conditional, log_joint: Callable,
 
     v = jax.vmap(draw)(jax.random.split(rng_key, _POOL)).reshape(2 * _POOL, -1)
     return Pilots(v, *jax.vmap(weigh)(v))
-
-
-def _new_mode(search: Search, modes: Mode, inflation: float) -> Mode:
-    """Where a search ended, unless it found no mode, or one of the others again."""
-    curvatures = jnp.maximum(search.curvatures, FLAT)
-    distance = (((modes.v - search.v) @ search.axes) ** 2 * curvatures).sum(1)
-    again = ((distance < _SAME_MODE**2) & (modes.log_evidence > -jnp.inf)).any()
-    log_evidence = search.value + 0.5 * (math.log(2 * math.pi) - jnp.log(curvatures)).sum()
-    new = search.found & ~again
-    return Mode(
-        jnp.where(new, log_evidence, -jnp.inf),
-        jnp.where(new, search.v, 0.0),
-        jnp.where(new, jnp.sqrt(inflation / curvatures), 1.0),
-        search.axes,
-    )
-
-
-def _conditional(base: Conditional, modes: Mode, log_weights: jax.Array, stats: dict[str, jax.Array]) -> Conditional:
-    """The mixture of modes and regression, in coordinates where its mean is 0 and its mean scale matrix is 1."""
-    d, dtype = base.loc.size, base.loc.dtype
-    means = jnp.append(modes.v, jnp.zeros((1, d), dtype), axis=0)
-    widths = jnp.append(modes.widths, jnp.ones((1, d), dtype), axis=0)
-    axes = jnp.append(modes.axes, jnp.eye(d, dtype=dtype)[None], axis=0)
-    weights = jnp.exp(log_weights)
-    mean = weights @ means
-    roots, apart = axes * widths[:, None], means - mean
-    spread = jnp.concatenate([roots, apart[:, :, None]], axis=2)
-    scale = _root(jnp.einsum("k,kil,kjl->ij", weights, spread, spread))
-    mixture = Mixture(
-        log_weights,
-        solve_triangular(scale, apart.T, lower=True).T,
-        jax.vmap(lambda root: solve_triangular(scale, root, lower=True))(roots),
-        (axes / widths[:, None]).swapaxes(1, 2) @ scale,
-        jnp.log(jnp.diagonal(scale)).sum() - jnp.log(widths).sum(1),
-    )
-    linear = base.scale if base.scale.ndim == 2 else jnp.diag(base.scale)
-    return Conditional(base.unwhiten(mean), linear @ scale, mixture, stats)
-
-
-def _root(covariance: jax.Array) -> jax.Array:
-    """A Cholesky factor; any will do for coordinates, so that rounding is met with a ridge."""
-    size = jnp.sqrt(jnp.diagonal(covariance))
-    ridge = 16 * jnp.finfo(size.dtype).eps * jnp.eye(size.size, dtype=size.dtype)
-    factor = jnp.linalg.cholesky(covariance / size[:, None] / size + ridge) * size[:, None]
-    return jnp.where(jnp.isfinite(factor).all(), factor, jnp.diag(size))
 
 
 def _is_real(value: Any) -> bool:

@@ -1,5 +1,6 @@
-"""The mode of a log-density by damped Newton steps."""
+"""Modes of a log-density by damped Newton steps."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ _TOLERANCE = 0.01  # posterior standard deviations that a mode may be off
 _DAMPINGS = (0.0, 1.0, 16.0)  # multiples of the damping, tried at each curvature
 _CALMER = (0.1, 0.25, 4.0)  # damping afterwards, by the one that climbed highest
 _WILDER = 64.0  # if none climbed
+_SAME_MODE = 0.5  # posterior standard deviations within which two modes are one
 _GIVE_UP = 1e7  # damping, in units of the mean curvature
 
 
@@ -41,6 +43,25 @@ class Search(NamedTuple):
     iteration: jax.Array
 
 
+class Mode(NamedTuple):
+    """A mode in whitened coordinates, with its component.
+
+    Attributes
+    ----------
+    log_evidence
+        Laplace's approximation; minus infinity for no mode.
+    v
+        The point.
+    widths, axes
+        Of the component: square roots of the eigenvalues of its scale matrix, and eigenvectors.
+    """
+
+    log_evidence: jax.Array
+    v: jax.Array
+    widths: jax.Array
+    axes: jax.Array
+
+
 def find_mode(log_joint: Callable[[jax.Array], jax.Array], start: jax.Array, max_iterations: jax.Array) -> Search:
     """Climb from `start` by damped Newton steps, each axis by the size of its curvature: saddles repel."""
     d, dtype = start.size, start.dtype
@@ -69,6 +90,21 @@ def find_mode(log_joint: Callable[[jax.Array], jax.Array], start: jax.Array, max
     zero, one = jnp.asarray(0), jnp.asarray(1.0, dtype)
     begin = Search(start, -jnp.inf * one, jnp.ones(d, dtype), jnp.eye(d, dtype=dtype), 0.1 * one, zero > 0, zero, zero)
     return jax.lax.while_loop(unfinished, climb, begin)
+
+
+def new_mode(search: Search, modes: Mode, inflation: float) -> Mode:
+    """Where a search ended, unless it found no mode, or one of the others again."""
+    curvatures = jnp.maximum(search.curvatures, FLAT)
+    distance = (((modes.v - search.v) @ search.axes) ** 2 * curvatures).sum(1)
+    again = ((distance < _SAME_MODE**2) & (modes.log_evidence > -jnp.inf)).any()
+    log_evidence = search.value + 0.5 * (math.log(2 * math.pi) - jnp.log(curvatures)).sum()
+    new = search.found & ~again
+    return Mode(
+        jnp.where(new, log_evidence, -jnp.inf),
+        jnp.where(new, search.v, 0.0),
+        jnp.where(new, jnp.sqrt(inflation / curvatures), 1.0),
+        search.axes,
+    )
 
 
 def expand(log_joint: Callable, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

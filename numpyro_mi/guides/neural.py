@@ -97,7 +97,7 @@ class NeuralGuide:
 
 
 class Components(NamedTuple):
-    """Gaussians: `factors[k] (v - means[k])` is standard normal.
+    """Gaussians: `inverses[k] (v - means[k])` is standard normal.
 
     Attributes
     ----------
@@ -105,25 +105,25 @@ class Components(NamedTuple):
         Normalised, shape `(M,)`.
     means
         Shape `(M, d)`.
-    factors
-        Lower triangular, shape `(M, d, d)`.
+    inverses
+        Of their factors: lower triangular, shape `(M, d, d)`.
     log_dets
-        Of `factors`.
+        Of `inverses`.
     """
 
     log_weights: jax.Array
     means: jax.Array
-    factors: jax.Array
+    inverses: jax.Array
     log_dets: jax.Array
 
     def log_prob(self, v: jax.Array) -> jax.Array:
         """Log-density of the mixture."""
-        noise = jnp.einsum("kij,kj->ki", self.factors, v - self.means)
+        noise = jnp.einsum("kij,kj->ki", self.inverses, v - self.means)
         return logsumexp(self.log_weights + self.log_dets + jax.vmap(normal_log_prob)(noise))
 
     def at(self, noise: jax.Array) -> jax.Array:
         """A point of each component from standard normals `(M, d)`."""
-        return self.means + jax.vmap(lambda factor, e: solve_triangular(factor, e, lower=True))(self.factors, noise)
+        return self.means + jax.vmap(lambda inverse, e: solve_triangular(inverse, e, lower=True))(self.inverses, noise)
 
 
 @jax.tree_util.register_dataclass
@@ -163,21 +163,21 @@ class FittedNeural:
         # One at zero, never negative, and growing no faster than its argument.
         diagonal = jnp.where(logs > 0, 1 + logs, jnp.exp(jnp.minimum(logs, 0.0)))
         log_dets = jnp.where(logs > 0, jnp.log1p(jnp.maximum(logs, 0.0)), logs).sum(1)
-        factors = jax.vmap(jnp.diag)(diagonal).at[:, *np.tril_indices(d, -1)].set(below)
-        return Components(jax.nn.log_softmax(logits[:, 0]), means + moved, factors, log_dets)
+        inverses = jax.vmap(jnp.diag)(diagonal).at[:, *np.tril_indices(d, -1)].set(below)
+        return Components(jax.nn.log_softmax(logits[:, 0]), means + moved, inverses, log_dets)
 
     def condition(self, target: AnnealedTarget | None, x: jax.Array, rng_key: jax.Array) -> Conditional:
         """The guide at one x."""
         base = self.regression.condition(target, x, rng_key)
         components = self.components(x)
         if self.config.num_components == 1:
-            scale = solve_triangular(components.factors[0], jnp.eye(base.loc.size, dtype=base.loc.dtype), lower=True)
+            scale = solve_triangular(components.inverses[0], jnp.eye(base.loc.size, dtype=base.loc.dtype), lower=True)
             return Conditional(base.unwhiten(components.means[0]), base.scale @ scale)
         mean, scale = _moments(components)
         moved = Components(
             components.log_weights,
             solve_triangular(scale, (components.means - mean).T, lower=True).T,
-            components.factors @ scale,
+            components.inverses @ scale,
             components.log_dets + jnp.log(jnp.diagonal(scale)).sum(),
         )
         return Conditional(base.unwhiten(mean), base.scale @ scale, moved)
@@ -190,7 +190,7 @@ class FittedNeural:
         which_key, noise_key = jax.random.split(rng_key)
         which = jax.random.categorical(which_key, components.log_weights)
         noise = normal_sample(noise_key, conditional.loc)
-        return components.means[which] + solve_triangular(components.factors[which], noise, lower=True)
+        return components.means[which] + solve_triangular(components.inverses[which], noise, lower=True)
 
     def log_prob(self, conditional: Conditional, v: jax.Array) -> jax.Array:
         """Its log-density."""
@@ -207,7 +207,7 @@ def _moments(components: Components) -> tuple[jax.Array, jax.Array]:
     weights = jnp.exp(components.log_weights)
     mean = weights @ components.means
     identity = jnp.eye(mean.size, dtype=mean.dtype)
-    within = jax.vmap(lambda factor: solve_triangular(factor, identity, lower=True).T)(components.factors)
+    within = jax.vmap(lambda inverse: solve_triangular(inverse, identity, lower=True).T)(components.inverses)
     rows = jnp.concatenate([within, (components.means - mean)[:, None]], axis=1) * jnp.sqrt(weights)[:, None, None]
     root = jnp.linalg.qr(rows.reshape(-1, mean.size), mode="r")
     return mean, (root * jnp.where(jnp.diagonal(root) < 0, -1, 1)[:, None]).T
