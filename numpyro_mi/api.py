@@ -142,7 +142,7 @@ def mi_bounds(
     gradients = method.kernel is not None or getattr(method.base, "needs_gradient", method.base is not None)
     sampler = method.scheme.posterior_sampler if isinstance(method, AIS) and isinstance(method.scheme, IR) else None
     staged = stage_model(joint, decomposition, gradients, sampler)
-    raw = run(staged, decomposition, method, key, num_samples, batch_size, progress_bar)
+    raw = run(staged, [decomposition], method, key, num_samples, batch_size, progress_bar)
     return _result(joint, decomposition, method, key, raw)
 
 
@@ -243,15 +243,16 @@ def _importance_parts(raw: RawRun, decomposition: Decomposition) -> dict[str, np
         return {}
     stats = raw.stats[0]
     contrastive = stats["reverse_log_weight"][:, 0].astype(np.float64) - stats["reverse_log_evidence"]
-    return {"variational": raw.lower_i - contrastive, "contrastive": contrastive}
+    return {"variational": raw.terms[0][0] - contrastive, "contrastive": contrastive}
 
 
 def _result(
     joint: JointModel, decomposition: Decomposition, method: EvidenceMethod, key: jax.Array, raw: RawRun
 ) -> MIBounds:
+    ((lower_i, upper_i),) = raw.terms
     return MIBounds(
-        lower_i=raw.lower_i,
-        upper_i=raw.upper_i,
+        lower_i=lower_i,
+        upper_i=upper_i,
         latent=joint.latent,
         data=joint.data,
         given=joint.given,

@@ -12,7 +12,10 @@ from numpyro_mi.report import _bits, _count, _number, warnings_of
 if TYPE_CHECKING:
     from numpyro_mi.results import MIBounds
 
-_GRADIENTS = ("pilot_forward", "pilot_reverse", "scored_forward", "scored_reverse", "scored_guide", "scored_gradients")
+_GRADIENTS = (
+    *("pilot_forward", "pilot_reverse", "pilot_guide"),
+    *("scored_forward", "scored_reverse", "scored_guide", "scored_gradients"),
+)
 
 
 def num_gradients(result: MIBounds) -> int:

@@ -33,6 +33,15 @@ class LogMarginal(NamedTuple):
     integrated: tuple[str, ...]
     factors: tuple[str, ...]
 
+    @property
+    def key(self) -> PieceKey:
+        """The log-marginal without its sign."""
+        return self.integrated, self.factors
+
+
+PieceKey = tuple[tuple[str, ...], tuple[str, ...]]
+"""What makes two log-marginals the same: the sites integrated out, and the factors."""
+
 
 class Decomposition(NamedTuple):
     """`I = E[ sum of sign * log p(site | parents) + sum of sign * log-marginal ]`.
@@ -53,6 +62,10 @@ class Decomposition(NamedTuple):
     integrals: tuple[LogMarginal, ...]
     sums: tuple[LogMarginal, ...] = ()
     cancelled: tuple[LogMarginal, ...] = ()
+
+    def pieces(self) -> tuple[LogMarginal, ...]:
+        """Its integrals and sums."""
+        return (*self.integrals, *self.sums)
 
     @property
     def dependent(self) -> bool:
@@ -76,7 +89,7 @@ def decompose(model: JointModel) -> Decomposition:
     given = (*model.given, *model.fixed)
     _check_fixed(model, given)
     found = _split(model.sites, model.parents, model.latent, model.data, given, summed)
-    for integral in (*found.integrals, *found.sums):
+    for integral in found.pieces():
         for name in integral.integrated:
             integral_checks.integrable(name, model.traced[name])
     return found
@@ -100,6 +113,17 @@ def described(decomposition: Decomposition, parents: Mapping[str, frozenset[str]
         }
         for kind, pieces in kinds.items()
         for piece in pieces
+    )
+
+
+def union(rows: Sequence[Decomposition]) -> Decomposition:
+    """The integrals and sums of several decompositions, each once, with sign 1."""
+
+    def each(pieces: Iterable[LogMarginal]) -> tuple[LogMarginal, ...]:
+        return tuple(dict.fromkeys(piece._replace(sign=1) for piece in pieces))
+
+    return Decomposition(
+        (), each(piece for row in rows for piece in row.integrals), each(piece for row in rows for piece in row.sums)
     )
 
 

@@ -1,5 +1,6 @@
 """Runs a method over joint draws: keys, chunks, progress, interruption."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.annealing import Path
-from numpyro_mi.decomposition import Decomposition
+from numpyro_mi.decomposition import Decomposition, PieceKey
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.guides.base import FittedGuide, guide_stats
 from numpyro_mi.integrals import ModelIntegral, begin
@@ -28,8 +29,8 @@ class RawRun(NamedTuple):
 
     Attributes
     ----------
-    lower_i, upper_i
-        Terms of the two bounds, nats, float64.
+    terms
+        For each row that was asked for, the terms of its lower and its upper bound, nats, float64.
     stats
         For each integral, what the evidence estimates reported.
     plans
@@ -44,8 +45,7 @@ class RawRun(NamedTuple):
         How many draws were asked for; fewer rows mean that the run was interrupted.
     """
 
-    lower_i: np.ndarray
-    upper_i: np.ndarray
+    terms: tuple[tuple[np.ndarray, np.ndarray], ...]
     stats: tuple[dict[str, np.ndarray], ...]
     plans: tuple[Plan, ...]
     guides: tuple[FittedGuide, ...]
@@ -56,14 +56,14 @@ class RawRun(NamedTuple):
 
 def run(
     staged: StagedModel,
-    decomposition: Decomposition,
+    rows: Sequence[Decomposition],
     method: EvidenceMethod,
     rng_key: jax.Array,
     num_samples: int,
     batch_size: int | None,
     progress_bar: bool,
 ) -> RawRun:
-    """Check, tune, then score `num_samples` joint draws."""
+    """Check, tune, then score `num_samples` joint draws; `staged` holds what is in any of the rows."""
     size = block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
     watch = Stopwatch()
     with Progress(-(-num_samples // size), progress_bar) as progress:
@@ -75,7 +75,7 @@ def run(
         ]
         plans, cost = _tune(staged, integrals, method, pilots, rng_key, progress)
         seconds = {"tuning": watch.lap()}
-        scored = _Scored(decomposition, staged, integrals, method, [plan.path() for plan in plans])
+        scored = _Scored(rows, staged, integrals, method, [plan.path() for plan in plans])
         progress.stage("compiling and scoring")
         try:
             for first, draws in blocks(staged.draw, role_key(rng_key, Role.JOINT), num_samples, size):
@@ -87,14 +87,12 @@ def run(
                 raise
         seconds["scoring"] = watch.lap()
     seconds["compiling"] = watch.compiling
-    lower, upper, stats = scored.gathered()
+    terms, stats = scored.gathered()
     for name in ("forward", "reverse", "guide"):
         spent = [stat[f"{name}_num_grad"].sum() for stat in stats if f"{name}_num_grad" in stat]
         if spent:
             cost[f"scored_{name}"] = int(sum(spent))
-    return RawRun(
-        lower, upper, stats, tuple(plans), tuple(guide for guide in guides if guide), cost, seconds, num_samples
-    )
+    return RawRun(terms, stats, tuple(plans), tuple(guide for guide in guides if guide), cost, seconds, num_samples)
 
 
 class _Scored:
@@ -102,13 +100,13 @@ class _Scored:
 
     def __init__(
         self,
-        decomposition: Decomposition,
+        rows: Sequence[Decomposition],
         staged: StagedModel,
         integrals: list[ModelIntegral],
         method: EvidenceMethod,
         paths: list[Path],
     ):
-        self._decomposition, self._staged, self._integrals = decomposition, staged, integrals
+        self._rows, self._staged, self._integrals = rows, staged, integrals
         self._method, self._paths = method, paths
         self._blocks: list[tuple] = []
         self._accept: dict[tuple[int, str], np.ndarray] = {}
@@ -117,30 +115,23 @@ class _Scored:
 
     def add(self, draws: JointDraw, rng_key: jax.Array, start: int, count: int) -> None:
         """Score one block; of its draws only the first `count` belong to the run."""
-        exact = sum(
-            (sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in self._decomposition.exact),
-            np.zeros(len(next(iter(draws.log_probs.values())))),
-        )
-        for terms, value in zip(self._decomposition.sums, draws.sums, strict=True):
-            exact += terms.sign * np.asarray(value, np.float64)
-        lower, upper, stats = exact.copy(), exact.copy(), []
-        for i, (integral, terms) in enumerate(zip(self._staged.integrals, self._decomposition.integrals, strict=True)):
+        stats, found = [], {}
+        for i, integral in enumerate(self._staged.integrals):
             held = {name: draws.values[name] for name in integral.held}
             keys = [jax.random.fold_in(role_key(rng_key, role), i) for role in (Role.CONDITION, Role.CHAINS)]
             evidence = jax.device_get(
                 _evidence(self._integrals[i], self._method, self._paths[i], keys, start, held, draws.points[i])
             )
             elbo, eubo = evidence.elbo.astype(np.float64), evidence.eubo.astype(np.float64)
-            with np.errstate(invalid="ignore"):
-                lower += terms.sign * (elbo if terms.sign > 0 else eubo)
-                upper += terms.sign * (eubo if terms.sign > 0 else elbo)
-            found = {"forward_log_evidence": elbo, "reverse_log_evidence": eubo, **evidence.stats}
-            stats.append(self._summarised(i, {name: value[:count] for name, value in found.items()}))
-        # A term that is not finite is never dropped: it makes its side infinite.
-        lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
-        self._blocks.append((lower[:count], upper[:count], stats))
+            found[integral.key] = elbo, eubo
+            terms = {"forward_log_evidence": elbo, "reverse_log_evidence": eubo, **evidence.stats}
+            stats.append(self._summarised(i, {name: value[:count] for name, value in terms.items()}))
+        for key, log_sum in zip(self._staged.sums, draws.sums, strict=True):
+            found[key] = (np.asarray(log_sum, np.float64),) * 2
+        rows = [_assembled(row, draws.log_probs, found) for row in self._rows]
+        self._blocks.append(([(lower[:count], upper[:count]) for lower, upper in rows], stats))
         self.count += count
-        self._sums += lower[:count].sum(), upper[:count].sum()
+        self._sums += [terms[:count].sum() for terms in rows[0]]
 
     def _summarised(self, integral: int, stats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Acceptance by draw instead of by draw and temperature; the latter only as a mean over draws."""
@@ -153,19 +144,42 @@ class _Scored:
         return stats
 
     def running(self) -> tuple[float, float]:
-        """Bounds so far."""
+        """Bounds of the first row so far."""
         return tuple(self._sums / self.count)
 
-    def gathered(self) -> tuple[np.ndarray, np.ndarray, tuple[dict[str, np.ndarray], ...]]:
+    def gathered(self) -> tuple[tuple[tuple[np.ndarray, np.ndarray], ...], tuple[dict[str, np.ndarray], ...]]:
         """All blocks, one after the other."""
-        lower, upper, stats = zip(*self._blocks, strict=True)
+        rows, stats = zip(*self._blocks, strict=True)
+        terms = tuple(
+            (np.concatenate([block[i][0] for block in rows]), np.concatenate([block[i][1] for block in rows]))
+            for i in range(len(self._rows))
+        )
         merged = tuple(
             {name: np.concatenate([block[i][name] for block in stats]) for name in stats[0][i]}
             for i in range(len(self._staged.integrals))
         )
         for (i, direction), total in self._accept.items():
             merged[i][f"{direction}_accept_prob"] = total / self.count
-        return np.concatenate(lower), np.concatenate(upper), merged
+        return terms, merged
+
+
+def _assembled(
+    row: Decomposition, log_probs: dict[str, np.ndarray], found: dict[PieceKey, tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Terms of a lower and an upper bound, from the log-densities and the evidence bounds of a block of draws."""
+    exact = sum(
+        (sign * np.asarray(log_probs[name], np.float64) for sign, name in row.exact),
+        np.zeros(len(next(iter(log_probs.values())))),
+    )
+    lower, upper = exact.copy(), exact.copy()
+    with np.errstate(invalid="ignore"):
+        for piece in row.pieces():
+            elbo, eubo = found[piece.key]
+            lower += piece.sign * (elbo if piece.sign > 0 else eubo)
+            upper += piece.sign * (eubo if piece.sign > 0 else elbo)
+    # A term that is not finite is never dropped: it makes its side infinite.
+    lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
+    return lower, upper
 
 
 @partial(jax.jit, static_argnames=("method",))

@@ -20,6 +20,8 @@ _LARGEST_T = 6.0
 _LARGEST_DRIFT = 1e-2  # relative; recomputing a draw through a transform and back rounds
 _LARGEST_MISREADING = 1e-3  # relative, of one element
 _LARGEST_SHARE = 0.01
+_LEAST_DISTINCT = 0.5  # of draws; below, a lattice is coarser than some thousandth of the spread
+_LEAST_SPREAD = 400
 _MOST_COLUMNS = 1000
 
 
@@ -42,6 +44,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     drift: dict[str, float] = {}
     misread: dict[str, float] = {}
     latents: dict[str, list[np.ndarray]] = {}
+    continuous: dict[str, list[np.ndarray]] = {}
     differences: list[dict[tuple[int, str], np.ndarray]] = []
     first: JointDraw | None = None
     for start, draws in blocks(staged.draw, joint_key, _NUM_DRAWS, _BLOCK):
@@ -56,6 +59,9 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
             for name, value in point.items():
                 _count(counts, ("unconstrained value", name), value)
                 latents.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :_MOST_COLUMNS])
+        for name, value in draws.values.items():
+            if np.issubdtype(value.dtype, np.floating):
+                continuous.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :_MOST_COLUMNS])
         differences.append(_posterior_differences(staged, draws, jax.random.fold_in(sampler_key, start)))
     assert first is not None
     for name, largest in drift.items():
@@ -66,6 +72,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
             _refuse_misreading(name)
     _check_finite(counts, _NUM_DRAWS)
     _check_atoms(latents)
+    _check_lattices(continuous)
     for integral in staged.integrals:
         held = {name: first.values[name] for name in integral.held}
         found = _factors_at_base(integral.integrand.sample_base, integral.site_log_probs, base_key, held)
@@ -164,6 +171,23 @@ def _check_atoms(latents: dict[str, list[np.ndarray]]) -> None:
             share = np.unique(column, return_counts=True)[1].max() / _NUM_DRAWS
             if share > _LARGEST_SHARE:
                 _refuse_atoms(name, share)
+
+
+def _check_lattices(values: dict[str, list[np.ndarray]]) -> None:
+    """Refuse a continuous site whose draws are rounded so much that they keep meeting.
+
+    Single values that come back are atoms, which data may have, and are left aside.
+    """
+    for name, parts in values.items():
+        for column in np.concatenate(parts).T:
+            counts = np.unique(column, return_counts=True)[1]
+            counts = counts[counts <= _LARGEST_SHARE * len(column)]
+            if counts.sum() >= _LEAST_SPREAD and len(counts) < _LEAST_DISTINCT * counts.sum():
+                raise ValueError(
+                    f"draws of site {name!r} take only some {len(counts):,} distinct values in {counts.sum():,}: they "
+                    f"are too coarse in {column.dtype} at this distance from zero, so that they do not follow the "
+                    "density. Use jax.enable_x64, or measure the site from nearer its location."
+                )
 
 
 def _count(counts: dict, key: tuple[str, str], values: Any) -> None:

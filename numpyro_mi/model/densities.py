@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
-from numpyro_mi.decomposition import Decomposition
+from numpyro_mi.decomposition import Decomposition, PieceKey
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.sites import known_value
@@ -86,12 +86,14 @@ class Integrand(NamedTuple):
 class StagedIntegral(NamedTuple):
     """One integral, staged.
 
-    `held` names the sites it is conditioned on, `dimension` is that of the unconstrained space, and
+    `key` says which log-marginal it is, `held` names the sites it is conditioned on, `dimension` is that of the
+    unconstrained space, and
     `site_log_probs(u, held)` gives each factor by name, for checks; of those that depend on summed sites the
     largest over their values. `flat_target` and `coordinates()` are for guides, which know the held values as
     one vector.
     """
 
+    key: PieceKey
     integrand: Integrand
     held: tuple[str, ...]
     dimension: int
@@ -141,10 +143,11 @@ class Coordinates(NamedTuple):
 
 
 class StagedModel(NamedTuple):
-    """All that a run needs of a model."""
+    """All that a run needs of a model: the simulation, its integrals, and the pieces behind the sums in each draw."""
 
     draw: Staged
     integrals: tuple[StagedIntegral, ...]
+    sums: tuple[PieceKey, ...]
 
 
 def stage_model(
@@ -164,7 +167,7 @@ def stage_model(
         _stage_integral(own, example.values, point, gradients, posterior_sampler)
         for own, point in zip(pieces, example.points, strict=True)
     )
-    return StagedModel(stage(draw, random.key(0)), integrals)
+    return StagedModel(stage(draw, random.key(0)), integrals, tuple(own.integral.key for own in sums))
 
 
 def flatten(point: Values) -> jax.Array:
@@ -258,7 +261,7 @@ def _stage_integral(
         return Coordinates(stage(constrain, u, held), back, _shapes(integrated), _shapes(held))
 
     flat_target = FlatTarget(integrand, _shapes(held))
-    return StagedIntegral(integrand, own.held, u.size, by_site, flat_target, coordinates)
+    return StagedIntegral(own.integral.key, integrand, own.held, u.size, by_site, flat_target, coordinates)
 
 
 def _check_posterior_draw(drawn: Any, expected: Values) -> None:

@@ -87,13 +87,24 @@ def needs_prior(sites: Sequence[str], latent: Sequence[str], data: Sequence[str]
     )
 
 
+def evaluable(missing: Sequence[str]) -> None:
+    """Refuse latents without a density, for a method that evaluates it."""
+    if missing:
+        raise ValueError(
+            f"latent {listed(missing)} has no density that can be evaluated (its distribution has no log_prob, or "
+            "depends on random numbers that are no site), and this method evaluates it: use InfoNCE(), which needs "
+            "joint samples only."
+        )
+
+
 def needs_likelihood(names: Sequence[str], method: str) -> NoReturn:
     """Refuse data without a density, for a method that needs it."""
     raise ValueError(
         f"{method} evaluates the density of every site, but that of {listed(names)} does not exist: the site is "
-        "deterministic, or depends on random numbers that are no site of the model (from numpyro.prng_key(), a dropout "
-        "layer, or a site that is hidden by handlers.block or renamed by handlers.scope around a scan). Draw them "
-        "with numpyro.sample, or use a method that needs no likelihood: MINEAIS(), GIWAE(), InfoNCE()."
+        "deterministic, has a distribution without log_prob, or depends on random numbers that are no site of the "
+        "model (from numpyro.prng_key(), a dropout layer, or a site that is hidden by handlers.block or renamed by "
+        "handlers.scope around a scan). Draw them with numpyro.sample, or use a method that needs no likelihood: "
+        "MINEAIS(), GIWAE(), InfoNCE()."
     )
 
 

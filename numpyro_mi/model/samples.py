@@ -30,7 +30,8 @@ class Sample(NamedTuple):
     x
         The data, flattened.
     drift
-        By how much the prior density of the latents differs where they are drawn and where they are held.
+        By how much the prior density of the latents differs where they are drawn and where they are held; 0 where
+        it is not asked for.
     """
 
     u: jax.Array
@@ -69,12 +70,13 @@ def stage_samples(model: JointModel, prior: bool) -> StagedSamples:
         With `prior`, if the latents have no density that can be evaluated and differentiated.
     """
     if prior:
+        integral_checks.evaluable([name for name in model.latent if name in model.without_density])
         for name in model.latent:
             integral_checks.annealable(name, model.traced[name])
         fed = set().union(*(model.parents[name] for name in model.latent)) - set(model.latent)
         if fed:
             integral_checks.needs_prior(sorted(fed), model.latent, model.data)
-    draw = partial(_sample, model)
+    draw = partial(_sample, model, prior)
     shape = jax.eval_shape(draw, random.key(0))
     log_prior = None
     if prior:
@@ -84,15 +86,19 @@ def stage_samples(model: JointModel, prior: bool) -> StagedSamples:
     return StagedSamples(stage(draw, random.key(0)), sample_prior, log_prior, shape.u.size, shape.x.size)
 
 
-def _sample(model: JointModel, rng_key: jax.Array) -> Sample:
+def _sample(model: JointModel, prior: bool, rng_key: jax.Array) -> Sample:
     drawing = model.drawing_trace(rng_key)
     values = {name: drawing[name]["value"] for name in model.latent}
     trace = handlers.trace(model.held_at(values)).get_trace()
-    held, drawn = (site_log_probs(found, model.latent) for found in (trace, drawing))
-    drift = [jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.latent]
+    drift = jnp.zeros(())
+    if prior:
+        held, drawn = (site_log_probs(found, model.latent) for found in (trace, drawing))
+        drift = jnp.stack(
+            [jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.latent]
+        ).max()
     u = {name: _unconstrained(trace[name]["fn"], values[name]) for name in model.latent}
     x = features({name: known_value(drawing[name]) for name in model.data})
-    return Sample(flatten(u), x, jnp.stack(drift).max())
+    return Sample(flatten(u), x, drift)
 
 
 def _unconstrained(fn, value: jax.Array) -> jax.Array:

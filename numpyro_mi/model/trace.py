@@ -122,7 +122,7 @@ def joint_model(
         used, keyed = _parameter_use(draft)
         by_key = depends_on(lambda inputs: draft.simulate(inputs[_KEY]), {_KEY: random.key(0)})
         own_keys = _own_keys(draft)
-        parents = _parents(draft)
+        parents, unevaluated = _parents(draft)
         noisy = _noisy(draft)
     call_checks.parameters(traced, params, used, keyed)
     checks.drawn([name for name in draft.sites if not by_key[name] and name not in fixed])
@@ -137,7 +137,7 @@ def joint_model(
     return replace(
         draft,
         parents={name: parents[name] - {name, _KEY} for name in draft.sites},
-        without_density=(*noisy, *(name for name in hidden if name in draft.sites)),
+        without_density=(*noisy, *(name for name in draft.sites if name in (*hidden, *unevaluated))),
     )
 
 
@@ -213,19 +213,29 @@ def _own_keys(model: JointModel) -> list[str]:
     return [name for name in model.sites if name in fixed | repeated_outputs(keys, inputs)]
 
 
-def _parents(model: JointModel) -> dict[str, frozenset[str]]:
-    """Direct dependencies among all sites, later ones too (feedback inside `scan`), and on the key."""
+def _parents(model: JointModel) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
+    """Direct dependencies among all sites, later ones too (feedback inside `scan`), and on the key.
+
+    Also the sites whose distribution has no `log_prob`.
+    """
     names = [name for name, found in model.traced.items() if found.kind == "sample"]
+    unevaluated = set()
     example = jax.eval_shape(model.simulate, random.key(0))
 
     def log_probs(inputs):
         values = {name: value for name, value in inputs.items() if name != _KEY}
         trace = handlers.trace(model.held_at(values, inputs[_KEY])).get_trace()
-        found = site_log_probs(trace, names)
+        found: Values = {}
+        for name in names:
+            try:
+                found[name] = site_log_probs(trace, [name])[name]
+            except NotImplementedError:
+                unevaluated.add(name)
+                found[name] = ()
         # With the parameters: a total of counts, say, may matter to the draws and not to the log-density.
         return {name: (found[name], jax.tree.leaves(unwrapped(trace[name]["fn"]))) for name in names}
 
-    return depends_on(log_probs, {**example, _KEY: random.key(0)})
+    return depends_on(log_probs, {**example, _KEY: random.key(0)}), frozenset(unevaluated)
 
 
 def _check_masks(model: JointModel, parents: Mapping[str, frozenset[str]]) -> None:
