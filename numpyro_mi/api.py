@@ -13,20 +13,18 @@ from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
 from numpyro_mi.bounds.nearest_neighbors import KSG, MAX_TIED_SHARE, count_ties, growth, ksg_terms
 from numpyro_mi.config import describe
-from numpyro_mi.decomposition import Decomposition, decompose, described
-from numpyro_mi.driver import RawRun, run
+from numpyro_mi.decomposition import decompose
 from numpyro_mi.environment import environment
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
-from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.evidence.smc import AnnealedSMC
 from numpyro_mi.keys import as_key, key_record
 from numpyro_mi.model import integral_checks
-from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.samples import stage_samples
-from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.model.trace import joint_model
 from numpyro_mi.results import MIBounds
+from numpyro_mi.rows import Rows
 from numpyro_mi.sample_driver import RawTerms, run_on_arrays, run_on_model
 from numpyro_mi.timing import Stopwatch
 
@@ -135,15 +133,9 @@ def mi_bounds(
             integral_checks.given_needs_likelihood(joint.given, type(method).__name__)
         samples = stage_samples(joint, method.needs_prior)
         terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
-        return _direct_result(joint.latent, joint.data, method, key, terms, notes)
-    if joint.without_density:
-        integral_checks.needs_likelihood(joint.without_density, type(method).__name__)
-    decomposition = decompose(joint)
-    gradients = method.kernel is not None or getattr(method.base, "needs_gradient", method.base is not None)
-    sampler = method.scheme.posterior_sampler if isinstance(method, AIS) and isinstance(method.scheme, IR) else None
-    staged = stage_model(joint, decomposition, gradients, sampler)
-    raw = run(staged, [decomposition], method, key, num_samples, batch_size, progress_bar)
-    return _result(joint, decomposition, method, key, raw)
+        return _direct_result(joint.latent, joint.data, method, key, terms, notes, tuple(joint.fixed))
+    rows = Rows(joint, (decompose(joint),), method, key)
+    return rows.result(rows.run(num_samples, batch_size, progress_bar), 0)
 
 
 def mi_bounds_from_samples(
@@ -237,40 +229,6 @@ def _neighbor_result(z: np.ndarray, x: np.ndarray, method: KSG, key: jax.Array) 
     return _direct_result(("z",), ("x",), method, key, raw, tuple(notes))
 
 
-def _importance_parts(raw: RawRun, decomposition: Decomposition) -> dict[str, np.ndarray]:
-    """The lower bound of an importance sampler as the guide's variational bound and a contrastive term."""
-    if len(raw.stats) != 1 or decomposition.integrals[0].sign != -1:
-        return {}
-    stats = raw.stats[0]
-    contrastive = stats["reverse_log_weight"][:, 0].astype(np.float64) - stats["reverse_log_evidence"]
-    return {"variational": raw.terms[0][0] - contrastive, "contrastive": contrastive}
-
-
-def _result(
-    joint: JointModel, decomposition: Decomposition, method: EvidenceMethod, key: jax.Array, raw: RawRun
-) -> MIBounds:
-    ((lower_i, upper_i),) = raw.terms
-    return MIBounds(
-        lower_i=lower_i,
-        upper_i=upper_i,
-        latent=joint.latent,
-        data=joint.data,
-        given=joint.given,
-        fixed=tuple(joint.fixed),
-        method=describe(method),
-        plan=tuple(plan._asdict() for plan in raw.plans),
-        stats=raw.stats,
-        guides=raw.guides,
-        parts=_importance_parts(raw, decomposition) if isinstance(method, IWAE) else {},
-        cost=raw.cost,
-        seconds=raw.seconds,
-        key=key_record(key),
-        environment=environment(),
-        num_requested=raw.num_requested,
-        decomposition=described(decomposition, joint.parents),
-    )
-
-
 def _direct_result(
     latent: tuple[str, ...],
     data: tuple[str, ...],
@@ -278,6 +236,7 @@ def _direct_result(
     key: jax.Array,
     raw: RawTerms,
     notes: tuple[str, ...],
+    fixed: tuple[str, ...] = (),
 ) -> MIBounds:
     parts = dict(raw.parts)
     return MIBounds(
@@ -285,6 +244,7 @@ def _direct_result(
         upper_i=None,
         latent=latent,
         data=data,
+        fixed=fixed,
         notes=notes,
         method=describe(method),
         parts=parts,

@@ -10,10 +10,14 @@ on through z. A piece whose integrated sites are all discrete is a sum, and exac
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.trace import JointModel
+
+PieceKey = tuple[tuple[str, ...], tuple[str, ...]]
+"""What makes two log-marginals the same: the sites integrated out, and the factors."""
 
 
 class LogMarginal(NamedTuple):
@@ -37,10 +41,6 @@ class LogMarginal(NamedTuple):
     def key(self) -> PieceKey:
         """The log-marginal without its sign."""
         return self.integrated, self.factors
-
-
-PieceKey = tuple[tuple[str, ...], tuple[str, ...]]
-"""What makes two log-marginals the same: the sites integrated out, and the factors."""
 
 
 class Decomposition(NamedTuple):
@@ -82,17 +82,34 @@ def decompose(model: JointModel) -> Decomposition:
         If a site to be integrated can be neither annealed nor summed, or if `given` is held at values
         that simulating the model forwards does not condition on.
     """
-
-    def summed(name: str) -> bool:
-        return model.traced[name].choices is not None
-
     given = (*model.given, *model.fixed)
     _check_fixed(model, given)
-    found = _split(model.sites, model.parents, model.latent, model.data, given, summed)
+    found = _split(model.sites, model.parents, model.latent, model.data, given, partial(_is_summed, model))
+    _check_integrable(model, found)
+    return found
+
+
+def evidence(model: JointModel) -> Decomposition:
+    """Split log p(data) into exact conditionals, sums and integrals.
+
+    Raises
+    ------
+    ValueError
+        If a site to be integrated can be neither annealed nor summed.
+    """
+    found = _collected(model.sites, model.parents, [(1, model.data)], partial(_is_summed, model))
+    _check_integrable(model, found)
+    return found
+
+
+def _is_summed(model: JointModel, name: str) -> bool:
+    return model.traced[name].choices is not None
+
+
+def _check_integrable(model: JointModel, found: Decomposition) -> None:
     for integral in found.pieces():
         for name in integral.integrated:
             integral_checks.integrable(name, model.traced[name])
-    return found
 
 
 def described(decomposition: Decomposition, parents: Mapping[str, frozenset[str]]) -> tuple[dict[str, Any], ...]:
@@ -144,9 +161,19 @@ def _split(
     given: Sequence[str] = (),
     summed: Callable[[str], bool] = lambda name: False,
 ) -> Decomposition:
+    groups = ((1, {*latent, *data, *given}), (1, given), (-1, {*latent, *given}), (-1, {*data, *given}))
+    return _collected(sites, parents, groups, summed)
+
+
+def _collected(
+    sites: Sequence[str],
+    parents: Mapping[str, frozenset[str]],
+    groups: Iterable[tuple[int, Iterable[str]]],
+    summed: Callable[[str], bool],
+) -> Decomposition:
+    """The pieces of a signed sum of log-marginals, each of the sites in its group."""
     order = {name: i for i, name in enumerate(sites)}
     pieces: Counter[tuple[frozenset[str], frozenset[str]]] = Counter()
-    groups = ((1, {*latent, *data, *given}), (1, given), (-1, {*latent, *given}), (-1, {*data, *given}))
     for sign, held in groups:
         for piece in _pieces(frozenset(held), parents):
             pieces[piece] += sign
