@@ -9,6 +9,7 @@ from numpyro_mi.bounds.nearest_neighbors import KSG
 from numpyro_mi.comparing import compare
 from numpyro_mi.comparison import Comparison
 from numpyro_mi.critics import MLPCritic, SeparableCritic
+from numpyro_mi.designs import InformationGain, expected_information_gain
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
@@ -21,7 +22,9 @@ from numpyro_mi.guides.flow import FlowGuide
 from numpyro_mi.guides.laplace import LaplaceGuide
 from numpyro_mi.guides.neural import NeuralGuide
 from numpyro_mi.guides.regression import RegressionGuide
+from numpyro_mi.information import InformationTable, information_table
 from numpyro_mi.kernels.hmc import AnnealedHMC
+from numpyro_mi.model_evidence import EvidenceBounds, evidence_bounds
 from numpyro_mi.plots import plot_bounds, plot_log_weights
 from numpyro_mi.results import MIBounds, MIDifference
 from numpyro_mi.schedules import LinearSchedule, PowerSchedule, SigmoidSchedule
@@ -36,6 +39,7 @@ __all__ = [
     "BarberAgakov",
     "CR",
     "Comparison",
+    "EvidenceBounds",
     "FlowGuide",
     "GIWAE",
     "GuideFunction",
@@ -44,6 +48,8 @@ __all__ = [
     "IWAE",
     "KSG",
     "InfoNCE",
+    "InformationGain",
+    "InformationTable",
     "LaplaceGuide",
     "LinearSchedule",
     "MIBounds",
@@ -60,6 +66,9 @@ __all__ = [
     "StructuredInfoNCE",
     "Training",
     "compare",
+    "evidence_bounds",
+    "expected_information_gain",
+    "information_table",
     "load_fitted",
     "mi_bounds",
     "mi_bounds_from_samples",

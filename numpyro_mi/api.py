@@ -1,7 +1,7 @@
 """The public verbs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -114,12 +114,7 @@ def mi_bounds(
     >>> result.interval(0.95)  # doctest: +SKIP
     (0.76, 0.85)
     """
-    if method is not None and not isinstance(method, METHODS + DIRECT_METHODS):
-        names = ", ".join(f"{cls.__name__}(...)" for cls in METHODS + DIRECT_METHODS)
-        hint = " KSG takes samples: mi_bounds_from_samples(z, x, method=KSG())." if isinstance(method, KSG) else ""
-        raise TypeError(f"method must be one of {names}, or None for AIS() (or MINEAIS()), got {method!r}.{hint}")
-    num_samples = _integer("num_samples", num_samples, at_least=2)
-    batch_size = None if batch_size is None else _integer("batch_size", batch_size, at_least=1)
+    num_samples, batch_size = check_run(method, num_samples, batch_size)
     key = as_key(rng_key)
     joint = joint_model(model, latent, data, model_args, model_kwargs, params, given)
     notes: tuple[str, ...] = ()
@@ -134,7 +129,7 @@ def mi_bounds(
         samples = stage_samples(joint, method.needs_prior)
         terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
         return _direct_result(joint.latent, joint.data, method, key, terms, notes, tuple(joint.fixed))
-    rows = Rows(joint, (decompose(joint),), method, key)
+    rows = Rows(joint, (decompose(joint),), cast(EvidenceMethod, method), key)
     return rows.result(rows.run(num_samples, batch_size, progress_bar), 0)
 
 
@@ -257,7 +252,20 @@ def _direct_result(
     )
 
 
-def _integer(name: str, value: Any, at_least: int) -> int:
+def check_run(method: Any, num_samples: Any, batch_size: Any, with_likelihood: bool = False) -> tuple[int, int | None]:
+    """Refuse what is no method, or no number of draws; the numbers as integers."""
+    classes = METHODS if with_likelihood else METHODS + DIRECT_METHODS
+    if method is not None and not isinstance(method, classes):
+        names = ", ".join(f"{cls.__name__}(...)" for cls in classes)
+        default = "None for AIS()" if with_likelihood else "None for AIS() (or MINEAIS())"
+        hint = " KSG takes samples: mi_bounds_from_samples(z, x, method=KSG())." if isinstance(method, KSG) else ""
+        raise TypeError(f"method must be one of {names}, or {default}, got {method!r}.{hint}")
+    size = None if batch_size is None else integer("batch_size", batch_size, at_least=1)
+    return integer("num_samples", num_samples, at_least=2), size
+
+
+def integer(name: str, value: Any, at_least: int) -> int:
+    """Refuse what is no integer, or too small a one."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
     return int(value)

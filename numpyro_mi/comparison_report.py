@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numpyro_mi.report import _bits, _count, _number, warnings_of
+from numpyro_mi.report import bits, count, number, warnings_of
 
 if TYPE_CHECKING:
     from numpyro_mi.results import MIBounds
@@ -66,8 +66,8 @@ def report_comparison(
 def _interval(low: float, high: float, count: int) -> str:
     note = "(of 1 method)" if count == 1 else f"(simultaneous over {count} methods)"
     if low > high:
-        return f"empty: {_number(low)} > {_number(high)} nats {note}"
-    return f"[{_number(low)}, {_number(high)}] nats = [{_bits(low)}, {_bits(high)}] bits {note}"
+        return f"empty: {number(low)} > {number(high)} nats {note}"
+    return f"[{number(low)}, {number(high)}] nats = [{bits(low)}, {bits(high)}] bits {note}"
 
 
 def _table(results: Mapping[str, MIBounds]) -> list[str]:
@@ -78,7 +78,7 @@ def _table(results: Mapping[str, MIBounds]) -> list[str]:
             name,
             *(_pair(getattr(result, side), getattr(result, f"{side}_se")) for side in ("lower", "upper", "gap")),
             f"{sum(result.seconds.values()):.1f}" if result.seconds else "-",
-            _count(num_gradients(result)),
+            count(num_gradients(result)),
         )
         for name, result in results.items()
     ]
@@ -96,4 +96,4 @@ def _table(results: Mapping[str, MIBounds]) -> list[str]:
 def _pair(value: float | None, se: float | None) -> str:
     if value is None or se is None:
         return "-"
-    return f"{_number(value)} ± {_number(se)}" if np.isfinite(value) else f"{value}"
+    return f"{number(value)} ± {number(se)}" if np.isfinite(value) else f"{value}"

@@ -14,7 +14,7 @@ from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.guides.base import FittedGuide, guide_stats
 from numpyro_mi.integrals import ModelIntegral, begin
 from numpyro_mi.keys import Role, role_key
-from numpyro_mi.model.densities import JointDraw, StagedModel, flatten
+from numpyro_mi.model.densities import JointDraw, StagedIntegral, StagedModel, flatten
 from numpyro_mi.preflight import preflight
 from numpyro_mi.progress import Progress
 from numpyro_mi.simulation import blocks, joint_pairs
@@ -195,6 +195,37 @@ def _evidence(integral, method, path, rng_keys, start, held, points):
 
     size = jax.tree.leaves(points)[0].shape[0]
     return jax.vmap(one)(start + jnp.arange(size), held, points)
+
+
+def replicates(
+    integrals: Sequence[StagedIntegral],
+    method: EvidenceMethod,
+    raw: RawRun,
+    rng_key: jax.Array,
+    values: dict[str, jax.Array],
+    count: int,
+) -> list[np.ndarray]:
+    """Forward estimates `log W` of each integral at one set of held values, by the frozen plan of a run; `(count,)`."""
+    found = []
+    for i, integral in enumerate(integrals):
+        guide = raw.guides[i] if raw.guides else None
+        keys = [jax.random.fold_in(role_key(rng_key, role), i) for role in (Role.REPLICATE_CONDITION, Role.REPLICATES)]
+        held = {name: values[name] for name in integral.held}
+        own = ModelIntegral(integral.integrand, guide)
+        found.append(np.asarray(_replicates(own, method, raw.plans[i].path(), keys, held, jnp.arange(count)), float))
+    return found
+
+
+@partial(jax.jit, static_argnames=("method",))
+def _replicates(integral, method, path, rng_keys, held, indices):
+    def one(index):
+        condition_key, chains_key = (jax.random.fold_in(key, index) for key in rng_keys)
+        conditional = integral.condition(held, condition_key)
+        target = integral.target(held, conditional)
+        # There is no exact draw: any point will do, for what starts from it is not used.
+        return method.evidence(target, path, target.sample_base(condition_key), chains_key).elbo
+
+    return jax.lax.map(one, indices, batch_size=_LANES // 16)
 
 
 def _fit(

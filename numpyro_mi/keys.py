@@ -21,6 +21,8 @@ class Role(IntEnum):
     TRAINING_JOINT = 7
     NEGATIVES = 8
     SPLIT = 9
+    REPLICATES = 10
+    REPLICATE_CONDITION = 11
 
 
 def role_key(rng_key: jax.Array, role: Role) -> jax.Array:

@@ -27,12 +27,11 @@ _PARTS = (  # name, label, remark
 
 def report(result: MIBounds) -> str:
     """One readable block: bounds, gap, interval, decomposition, cost, verdict, warnings."""
-    given = ", ".join((*result.given, *(f"{name} fixed" for name in result.fixed)))
-    names = f"I({', '.join(result.latent)}; {', '.join(result.data)}{' | ' + given if given else ''})"
     draws = f"{result.num_samples:,} {_unit(result)}"
     if result.partial:
         draws += f" of {result.num_requested:,} (interrupted)"
-    lines = [f"Mutual information {names}: {_method(result)}, {draws}", *_numbers(result), *_decomposition(result)]
+    title = f"Mutual information {quantity(result)}: {method_name(result)}, {draws}"
+    lines = [title, *number_lines(result), *_decomposition(result)]
     if result.cost or result.seconds:
         lines.append(f"  cost          {_cost(result)}")
     lines.append(f"  verdict       {verdict(result)}")
@@ -41,10 +40,16 @@ def report(result: MIBounds) -> str:
     return "\n".join(lines)
 
 
+def quantity(result: MIBounds) -> str:
+    """What is bounded, as a formula."""
+    given = ", ".join((*result.given, *(f"{name} fixed" for name in result.fixed)))
+    return f"I({', '.join(result.latent)}; {', '.join(result.data)}{' | ' + given if given else ''})"
+
+
 def report_difference(difference: MIDifference) -> str:
     """The bounds on a difference as one readable block."""
     title = f"Difference of mutual information: {difference.num_samples:,} pairs of joint draws"
-    return "\n".join([title, *_numbers(difference)])
+    return "\n".join([title, *number_lines(difference)])
 
 
 def verdict(result: MIBounds) -> str:
@@ -155,7 +160,8 @@ def _spoiled(result: MIBounds, bad: dict[str, int]) -> str:
     return f"only the {good[0]} bound stands." if good else "no side stands."
 
 
-def _numbers(bounds: Bounds) -> list[str]:
+def number_lines(bounds: Bounds) -> list[str]:
+    """Both bounds, gap and interval, a line each."""
     if bounds.lower_i is None and bounds.upper_i is None and bounds.estimate is not None:
         return [f"  estimate      {bounds.estimate:.4f} nats, which bounds nothing"]
     low, high = bounds.interval(0.95)
@@ -163,7 +169,7 @@ def _numbers(bounds: Bounds) -> list[str]:
         f"  lower bound   {_pair(bounds.lower, bounds.lower_se)}",
         f"  upper bound   {_pair(bounds.upper, bounds.upper_se)}",
         f"  gap           {_pair(bounds.gap, bounds.gap_se)}",
-        f"  95% interval  [{_number(low)}, {_number(high)}] nats = [{_bits(low)}, {_bits(high)}] bits",
+        f"  95% interval  [{number(low)}, {number(high)}] nats = [{bits(low)}, {bits(high)}] bits",
     ]
 
 
@@ -241,7 +247,8 @@ def _some(items: list[str], separator: str, noun: str) -> str:
     return text if len(items) <= _MOST_NAMES else f"{text}{separator}... ({len(items)} {noun})"
 
 
-def _method(result: MIBounds) -> str:
+def method_name(result: MIBounds) -> str:
+    """The method with its sizes."""
     method = result.method
     parts = [str(method.get("class", "exact"))]
     if "scheme" in method:
@@ -266,9 +273,9 @@ def _cost(result: MIBounds) -> str:
     text = []
     if scored or pilot or "scored_forward" in cost:
         pilots = (
-            f", {_count(pilot)} in pilots" if "pilot_forward" in cost else ", those of training and pilots not counted"
+            f", {count(pilot)} in pilots" if "pilot_forward" in cost else ", those of training and pilots not counted"
         )
-        text.append(f"{_count(scored)} gradients scored{pilots}")
+        text.append(f"{count(scored)} gradients scored{pilots}")
     if "scored_rows" in cost:
         sizes = [f"{cost[f'{part}_rows']:,} {part}" for part in ("training", "pilot", "scored")]
         text.append(f"rows: {', '.join(sizes)}")
@@ -288,7 +295,8 @@ def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def _count(number: int) -> str:
+def count(number: int) -> str:
+    """A number of things in three digits."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * size:  # else it would round up to 1000 of the unit below
             return f"{number / size:.3g}{unit}"
@@ -300,12 +308,14 @@ def _pair(value: float | None, se: float | None) -> str:
         return "-"
     if not np.isfinite(value):
         return f"{value} nats"
-    return f"{_number(value)} ± {_number(se)} nats"
+    return f"{number(value)} ± {number(se)} nats"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Nats in four decimals."""
     return f"{value:.4f}" if np.isfinite(value) else f"{value}"
 
 
-def _bits(value: float) -> str:
-    return _number(value / np.log(2))
+def bits(value: float) -> str:
+    """Nats in bits."""
+    return number(value / np.log(2))

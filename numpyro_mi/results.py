@@ -85,6 +85,11 @@ class Bounds:
         return 0.5 * (self.lower + self.upper)
 
     @property
+    def middle(self) -> float:
+        """Midpoint of the two bounds to sort by; minus infinity where a side is missing or infinite."""
+        return -np.inf if self.estimate is None else self.estimate
+
+    @property
     def num_samples(self) -> int:
         """Joint draws scored."""
         terms = self.lower_i if self.lower_i is not None else self.upper_i

@@ -4,6 +4,9 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
+import jax
+import jax.numpy as jnp
+
 from numpyro_mi.model.checks import close, listed, short
 from numpyro_mi.model.sites import Site
 
@@ -36,6 +39,22 @@ def arguments(
             f"Its signature is {signature}; an argument that holds data may be any array of the right shape."
         ) from None
     return args, kwargs, dict(params or {})
+
+
+def observed_values(
+    observed: Mapping[str, Any], sites: Mapping[str, Site], data: Sequence[str]
+) -> dict[str, jax.Array]:
+    """Normalise values of the data sites."""
+    if not isinstance(observed, Mapping) or set(observed) != set(data):
+        got = sorted(observed) if isinstance(observed, Mapping) else type(observed).__name__
+        raise ValueError(f"observed must map each data site to its value: {listed(sorted(data))}, got {got}.")
+    found = {name: jnp.asarray(value) for name, value in observed.items()}
+    for name, value in found.items():
+        if value.shape != sites[name].drawn:
+            raise ValueError(
+                f"observed holds {name!r} with shape {value.shape}, but one draw of it has shape {sites[name].drawn}."
+            )
+    return found
 
 
 def parameters(

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
-from numpyro_mi.decomposition import Decomposition, PieceKey
+from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.sites import known_value
@@ -168,6 +168,13 @@ def stage_model(
         for own, point in zip(pieces, example.points, strict=True)
     )
     return StagedModel(stage(draw, random.key(0)), integrals, tuple(own.integral.key for own in sums))
+
+
+def fixed_log_probs(model: JointModel, exact: Sequence[str], sums: Sequence[LogMarginal], values: Values) -> float:
+    """Sum of exact conditionals and sums over discrete sites at values of the sites that they hold, nats."""
+    trace = handlers.trace(model.held_at(values)).get_trace()
+    total = sum(float(value) for name, value in site_log_probs(trace, exact).items() if name in exact)
+    return total + sum(piece.sign * float(Piece(model, piece).log_total({}, values)) for piece in sums)
 
 
 def flatten(point: Values) -> jax.Array:

@@ -44,6 +44,14 @@ def refuse_sampler(integrated: Sequence[Sequence[str]]) -> NoReturn:
     )
 
 
+def refuse_sampler_on_observed() -> NoReturn:
+    """Refuse the independent reverse scheme where there is no exact draw to start from."""
+    raise ValueError(
+        "IR(posterior_sampler) starts from exact draws, which observed data have none of: use IM() or CR(), or call the "
+        "model without its data."
+    )
+
+
 def integrable(name: str, site: Site) -> None:
     """Require a site that can be annealed, or summed."""
     if site.obstacle and site.choices is None:

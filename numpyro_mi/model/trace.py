@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpyro
 from jax import random
 from numpyro import handlers
@@ -69,6 +70,14 @@ class JointModel:
     def drawing_trace(self, rng_key: jax.Array) -> dict[str, dict]:
         """Trace of one ancestral draw."""
         return _trace(self.run, self.simulated, rng_key)
+
+    def observed_values(self) -> Values | None:
+        """Values of the data that the model is called with; None if any of them is missing."""
+        if not set(self.data) <= self.simulated:
+            return None
+        trace = handlers.trace(handlers.seed(self.run, 0)).get_trace()
+        shapes = {name: self.traced[name].drawn for name in self.data}
+        return {name: jnp.broadcast_to(jnp.asarray(trace[name]["value"]), shapes[name]) for name in self.data}
 
     def held_at(self, values: Values, rng_key: jax.Array | int = 0) -> Callable[[], Any]:
         """The model with sites held at given values; what is asked of it never depends on the key."""
@@ -138,6 +147,22 @@ def joint_model(
         draft,
         parents={name: parents[name] - {name, _KEY} for name in draft.sites},
         without_density=(*noisy, *(name for name in draft.sites if name in (*hidden, *unevaluated))),
+    )
+
+
+def latents_of(
+    model: Callable,
+    data: str | Sequence[str],
+    model_args: tuple = (),
+    model_kwargs: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> tuple[str, ...]:
+    """Every random site of a model that is neither data nor held at a value, in model order."""
+    group = checks.group("data", data)
+    args, kwargs, params = call_checks.arguments(model, model_args, model_kwargs, params)
+    traced = _abstract_trace(partial(handlers.substitute(model, data=params), *args, **kwargs))
+    return tuple(
+        name for name, found in traced.items() if found.kind == "sample" and not found.observed and name not in group
     )
 
 
