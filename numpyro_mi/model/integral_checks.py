@@ -47,8 +47,8 @@ def refuse_sampler(integrated: Sequence[Sequence[str]]) -> NoReturn:
 def refuse_sampler_on_observed() -> NoReturn:
     """Refuse the independent reverse scheme where there is no exact draw to start from."""
     raise ValueError(
-        "IR(posterior_sampler) starts from exact draws, which observed data have none of: use IM() or CR(), or call the "
-        "model without its data."
+        "IR(posterior_sampler) starts from exact draws, which observed data have none of: use IM() or CR(), or call "
+        "the model without its data."
     )
 
 
