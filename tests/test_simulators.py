@@ -9,7 +9,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from numpyro_mi import AIS, GIWAE, IWAE, MINEAIS, InfoNCE, MLPCritic, RegressionGuide, Training, mi_bounds
+from numpyro_mi import AIS, GIWAE, IWAE, MINE, MINEAIS, InfoNCE, MLPCritic, RegressionGuide, Training, mi_bounds
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
 
@@ -153,6 +153,20 @@ def test_guides_that_search_the_likelihood_are_refused():
 
     with pytest.raises(TypeError, match="MINEAIS needs a guide that is fitted to joint draws alone, and Searching"):
         mi_bounds(simulated, "z", "x", method=MINEAIS(Searching(), training=QUICK))
+
+
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [(GIWAE(num_particles=7), 7), (MINEAIS(annealing=AIS(10, 3)), 3), (MINE(num_negatives=5), 6), (InfoNCE(), 1000)],
+    ids=lambda value: type(value).__name__,
+)
+def test_blocks_are_sized_by_chains(method, count, monkeypatch):
+    def stop(num_samples, num_particles):
+        raise RuntimeError(f"{num_particles} in each of {num_samples}")
+
+    monkeypatch.setattr("numpyro_mi.sample_driver.block_size", stop)
+    with pytest.raises(RuntimeError, match=f"^{count} in each of 50"):
+        mi_bounds(simulated, "z", "x", method=method, num_samples=50)
 
 
 def test_an_overconfident_fixed_critic_still_bounds_from_below():
