@@ -6,12 +6,12 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from numpyro_mi.arrays import paired
+from numpyro_mi.arrays import paired, repeated_rows
 from numpyro_mi.bounds.base import DirectMethod
 from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
 from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
-from numpyro_mi.bounds.nearest_neighbors import KSG, MAX_TIED_SHARE, count_ties, growth, ksg_terms
+from numpyro_mi.bounds.nearest_neighbors import KSG, ksg_terms, notes_on
 from numpyro_mi.config import describe
 from numpyro_mi.decomposition import decompose
 from numpyro_mi.environment import environment
@@ -157,8 +157,8 @@ def mi_bounds_from_samples(
         `InfoNCE(...)` (None: with blocks of 100), `MINE(...)`, `NWJ(...)`; `KSG(...)` for an estimate that
         bounds nothing; with `log_prior` also `GIWAE(...)` and `MINEAIS(...)`.
     log_prior
-        The log-density of z in nats: a function of one row, a vector with its columns, that JAX can
-        differentiate.
+        For `GIWAE(...)` and `MINEAIS(...)` alone: the log-density of z in nats, a function of one row, a
+        vector with its columns, that JAX can differentiate.
     rng_key
         A JAX key of either style, or an integer; None means key 0.
     progress_bar
@@ -188,40 +188,35 @@ def mi_bounds_from_samples(
         raise TypeError(
             f"method must be one of {needed}, or None for InfoNCE, got {method!r}: samples have no likelihood."
         )
+    needs_prior = not isinstance(method, KSG) and method.needs_prior
+    if log_prior is not None and not needs_prior:
+        raise TypeError(
+            f"{type(method).__name__} does not evaluate the density of z, and got log_prior={log_prior!r}: leave it "
+            "out, or use MINEAIS(...) or GIWAE(...), which do."
+        )
     z, x = paired(z, x)
     key = as_key(rng_key)
     if isinstance(method, KSG):
         return _neighbor_result(z, x, method, key)
-    if method.needs_prior and log_prior is None:
+    if needs_prior and log_prior is None:
         raise ValueError(
             f"{type(method).__name__} evaluates the prior density of z: pass log_prior=, a function of one row of z, "
             "or use InfoNCE(), which needs joint samples only."
         )
     if log_prior is not None and not callable(log_prior):
         raise TypeError(f"log_prior must be a function of one row of z, got {log_prior!r}.")
-    raw = run_on_arrays(z, x, log_prior if method.needs_prior else None, method, key, progress_bar)
-    return _direct_result(("z",), ("x",), method, key, raw, ())
+    notes = repeated_rows(z, x)
+    raw = run_on_arrays(z, x, log_prior, method, key, progress_bar)
+    return _direct_result(("z",), ("x",), method, key, raw, notes)
 
 
 def _neighbor_result(z: np.ndarray, x: np.ndarray, method: KSG, key: jax.Array) -> MIBounds:
     watch = Stopwatch()
     terms = ksg_terms(z, x, method.num_neighbors, method.algorithm)
-    notes = []
-    tied = count_ties(z, x)
-    if tied > MAX_TIED_SHARE * len(z):
-        notes.append(
-            f"{tied:,} of {len(z):,} rows repeat values of z or of x: nearest neighbours are made for continuous "
-            "variables."
-        )
-    grown = growth(z, x, method.num_neighbors, method.algorithm)
-    if grown is not None and grown.difference > 0.02 and grown.difference > 4 * grown.standard_error:
-        notes.append(
-            f"the estimate is still growing with the number of draws (by {grown.difference:.2f} nats from a quarter of "
-            "them to all): it lies too low, and by how much is not known."
-        )
+    notes = notes_on(z, x, method, terms)
     seconds = {"scoring": watch.lap(), "compiling": watch.compiling}
     raw = RawTerms({"estimate": terms}, None, {}, seconds, len(terms))
-    return _direct_result(("z",), ("x",), method, key, raw, tuple(notes))
+    return _direct_result(("z",), ("x",), method, key, raw, notes)
 
 
 def _direct_result(

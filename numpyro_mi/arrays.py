@@ -10,6 +10,9 @@ from jax import numpy as jnp
 _ACCEPTED = "a NumPy or JAX array, a pandas Series or DataFrame, or an xarray DataArray, Dataset or DataTree"
 
 
+_LARGEST_REPEATED = 0.02
+
+
 def as_columns(name: str, value: Any) -> np.ndarray:
     """Draws of one group of variables, a row a draw.
 
@@ -47,6 +50,17 @@ def as_columns(name: str, value: Any) -> np.ndarray:
             f"find their cause, since dropping them changes the joint distribution."
         )
     return columns
+
+
+def repeated_rows(z: np.ndarray, x: np.ndarray) -> tuple[str, ...]:
+    """What to say of joint rows that occur more than once, if they are more than a few."""
+    count = len(z) - len(np.unique(np.hstack([z, x]), axis=0))
+    if count <= _LARGEST_REPEATED * len(z):
+        return ()
+    return (
+        f"{count:,} of {len(z):,} rows repeat another one. If they are copies (of a resampled or a Metropolis chain), "
+        "rows that train come back among those that are scored, and the bound is too high: pass distinct draws.",
+    )
 
 
 def paired(z: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:

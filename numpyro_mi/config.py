@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from numpyro_mi import schedules
+from numpyro_mi.bounds.base import is_fitted
 from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
 from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
@@ -18,11 +19,11 @@ from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.independent import IM
 from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.evidence.smc import AnnealedSMC
-from numpyro_mi.guides.callables import FittedFunction, GuideFunction
+from numpyro_mi.guides.callables import GuideFunction
 from numpyro_mi.guides.flow import FlowGuide
-from numpyro_mi.guides.laplace import FittedLaplace, LaplaceGuide
+from numpyro_mi.guides.laplace import LaplaceGuide
 from numpyro_mi.guides.neural import NeuralGuide
-from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
+from numpyro_mi.guides.regression import RegressionGuide
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.kernels.numpyro_kernels import NumPyroKernel
 from numpyro_mi.training import Training
@@ -73,7 +74,7 @@ def describe(value: Any) -> Any:
     value
         A configuration object such as `AIS(...)`, or any part of one.
     """
-    if hasattr(value, "with_params") or isinstance(value, FittedRegression | FittedLaplace | FittedFunction):
+    if is_fitted(value):
         return {"fitted": describe(value.config)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from numpyro_mi.guides.base import check_fitted
 from numpyro_mi.guides.regression import FittedRegression
-from numpyro_mi.networks import Layers, apply_layers, check_hidden, dense_layers
+from numpyro_mi.networks import apply_layers, apply_network, check_hidden, dense_layers
+from numpyro_mi.options import integer
+from numpyro_mi.pairs import Pairs
 
 
 class Context(NamedTuple):
@@ -46,7 +48,7 @@ class Critic(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _Trained:
+class TrainedCritic:
     """What trained critics share; a pytree.
 
     Attributes
@@ -68,6 +70,10 @@ class _Trained:
     def with_params(self, params: dict[str, Any]) -> Self:
         """The same critic with other parameters."""
         return replace(self, params=params)
+
+    def check(self, pairs: Pairs) -> None:
+        """Refuse draws of another size than those that it was trained on."""
+        check_fitted(self, len(self.regression.bias), len(self.regression.x_loc), pairs)
 
     def _whitened(self, context: Context, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The latent whitened by the base and by the regression, and the log-ratio of the two."""
@@ -112,7 +118,7 @@ class MLPCritic:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class FittedMLPCritic(_Trained):
+class FittedMLPCritic(TrainedCritic):
     """An `MLPCritic` with its parameters."""
 
     config: MLPCritic = field(metadata={"static": True})
@@ -147,9 +153,7 @@ class SeparableCritic:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", check_hidden("SeparableCritic", self.hidden))
-        count = self.num_features
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"SeparableCritic needs num_features, a positive integer, got {count!r}.")
+        object.__setattr__(self, "num_features", integer("SeparableCritic", "num_features", self.num_features))
 
     def initial(
         self, base: FittedRegression, regression: FittedRegression, rng_key: jax.Array
@@ -169,27 +173,22 @@ class SeparableCritic:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class FittedSeparableCritic(_Trained):
+class FittedSeparableCritic(TrainedCritic):
     """A `SeparableCritic` with its parameters."""
 
     config: SeparableCritic = field(metadata={"static": True})
 
     def context(self, x: jax.Array) -> Context:
         """Locations, and the embedding of x."""
-        embedding = _network(self.params["x"], self.regression.features(x))
+        embedding = apply_network(self.params["x"], self.regression.features(x))
         return Context(self.base.mean(x), self.regression.mean(x), embedding)
 
     def score(self, context: Context, u: jax.Array) -> jax.Array:
         """`T(x, u)`, nats."""
         _, ratio = self._whitened(context, u)
         # Of the latent alone: its distance from the mean regression, not from that of this x.
-        embedding = _network(self.params["u"], (u - self.regression.bias) @ self.base_whitening)
+        embedding = apply_network(self.params["u"], (u - self.regression.bias) @ self.base_whitening)
         return ratio + embedding @ context.first / jnp.sqrt(embedding.size)
-
-
-def _network(layers: Layers, inputs: jax.Array) -> jax.Array:
-    weights, bias = layers[0]
-    return apply_layers(layers[1:], inputs @ weights + bias)
 
 
 def whitening(regression: FittedRegression) -> jax.Array:
@@ -203,13 +202,12 @@ def whitening(regression: FittedRegression) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class FixedCritic:
-    """A user's function `T(x, z)` of two vectors, the flattened data and the unconstrained latents; not trained."""
+    """A user's function `T(x, z)` of two vectors; not trained.
+
+    For a model they are the flattened data and the unconstrained latents, for arrays the columns of a row.
+    """
 
     function: Callable[[jax.Array, jax.Array], jax.Array] = field(metadata={"static": True})
-
-    def initial(self, base: FittedRegression, regression: FittedRegression, rng_key: jax.Array) -> "FixedCritic":
-        """Itself."""
-        return self
 
     def context(self, x: jax.Array) -> jax.Array:
         """X itself."""
@@ -217,10 +215,44 @@ class FixedCritic:
 
     def score(self, context: jax.Array, u: jax.Array) -> jax.Array:
         """`T(x, u)`, nats."""
-        return self.function(context, u)
+        value = jnp.asarray(self.function(context, u))
+        if value.shape:
+            raise ValueError(
+                f"a critic function takes one x and one z, two vectors, and returns a scalar score in nats; this one "
+                f"returned shape {value.shape}."
+            )
+        return value
 
 
-def as_critic(method: str, critic: Any) -> Critic:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class RescaledCritic:
+    """A user's critic, in the coordinates of standardised columns: it sees its own units.
+
+    Attributes
+    ----------
+    critic
+        The user's.
+    x_loc, x_scale, z_loc, z_scale
+        What columns were standardised with.
+    """
+
+    critic: FittedCritic
+    x_loc: jax.Array
+    x_scale: jax.Array
+    z_loc: jax.Array
+    z_scale: jax.Array
+
+    def context(self, x: jax.Array) -> Any:
+        """What depends on x alone."""
+        return self.critic.context(x * self.x_scale + self.x_loc)
+
+    def score(self, context: Any, u: jax.Array) -> jax.Array:
+        """`T(x, u)`, nats."""
+        return self.critic.score(context, u * self.z_scale + self.z_loc)
+
+
+def as_critic(method: str, critic: Any) -> Critic | FittedCritic:
     """A critic from a configuration, a trained critic, or a function; refuse what is none of them."""
     if not isinstance(critic, type):
         if callable(getattr(critic, "initial", None)) or callable(getattr(critic, "score", None)):

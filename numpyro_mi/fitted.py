@@ -46,7 +46,9 @@ def save_fitted(fitted: Any, path: str | os.PathLike) -> None:
 
 
 def load_fitted(path: str | os.PathLike) -> Any:
-    """The fitted guide or trained critic that `save_fitted` saved; it can be passed to a method.
+    """The fitted guide or trained critic that `save_fitted` saved, to be passed to a method of `mi_bounds`.
+
+    Not to one of `mi_bounds_from_samples`, which might score the very rows that it was fitted to.
 
     Raises
     ------

@@ -1,4 +1,8 @@
-"""Who draws with which key: no two roles ever share one."""
+"""Who draws with which key: no two roles ever share one.
+
+Inside a role the same holds: a key is split, folded into, or passed on, and only one of the three; where two
+things draw, `a, b = split(key)` comes first.
+"""
 
 from enum import IntEnum
 from typing import Any

@@ -27,6 +27,12 @@ def apply_layers(layers: Layers, hidden: jax.Array) -> jax.Array:
     return hidden
 
 
+def apply_network(layers: Layers, inputs: jax.Array) -> jax.Array:
+    """The whole network."""
+    weights, bias = layers[0]
+    return apply_layers(layers[1:], inputs @ weights + bias)
+
+
 def check_hidden(owner: str, hidden: Any) -> tuple[int, ...]:
     """Sizes of hidden layers as a tuple."""
     sizes = tuple(hidden) if isinstance(hidden, list | tuple) else ()

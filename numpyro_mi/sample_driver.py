@@ -2,27 +2,29 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_mi.array_split import (
+    check_prior,
+    in_own_units,
+    refuse_fitted,
+    row_pairs,
+    split_rows,
+    staged_prior,
+    standardised,
+)
 from numpyro_mi.bounds.base import DirectMethod, Scorer, Supply
 from numpyro_mi.driver import block_size
 from numpyro_mi.keys import Role, role_key
-from numpyro_mi.model import integral_checks
 from numpyro_mi.model.samples import Sample, StagedSamples
-from numpyro_mi.model.staging import stage
-from numpyro_mi.pairs import Pairs
 from numpyro_mi.preflight import preflight_samples
 from numpyro_mi.progress import Progress
 from numpyro_mi.simulation import blocks, sample_pairs
 from numpyro_mi.timing import Stopwatch
-
-_SHARES = (0.5, 0.1)  # of the rows of arrays: training, pilots; the rest is scored
-_FEWEST_TERMS = 8
-_ROWS = 4096
 
 
 class RawTerms(NamedTuple):
@@ -35,7 +37,7 @@ class RawTerms(NamedTuple):
     scorer
         What was trained.
     cost
-        Gradient evaluations and draws, by stage.
+        Gradient evaluations, negatives and rows, by stage.
     seconds
         By stage.
     num_requested
@@ -49,6 +51,34 @@ class RawTerms(NamedTuple):
     num_requested: int
 
 
+class _Work(NamedTuple):
+    """What is scored.
+
+    Attributes
+    ----------
+    num_terms, size
+        Terms of the run, and of a block.
+    blocks
+        Each with the index of its first term.
+    score
+        The terms of a block, by the scorer, the index of the first one and the block.
+    rows
+        Rows of arrays that train, and that are pilots, by name.
+    rows_per_term
+        Rows of arrays that a term scores.
+    negatives_per_term
+        Scores of independent pairs in a term.
+    """
+
+    num_terms: int
+    size: int
+    blocks: Iterator[tuple[int, Any]]
+    score: Callable[[Scorer, int, Any], dict[str, jax.Array]]
+    negatives_per_term: int
+    rows: dict[str, int] = {}
+    rows_per_term: int = 0
+
+
 def run_on_model(
     samples: StagedSamples,
     method: DirectMethod,
@@ -58,37 +88,27 @@ def run_on_model(
     progress_bar: bool,
 ) -> RawTerms:
     """Check, train, then score `num_samples` joint draws."""
-    size = block_size(num_samples, method.num_latents) if batch_size is None else min(batch_size, num_samples)
-    watch = Stopwatch()
+    size = block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
+    watch, num_latents = Stopwatch(), method.num_latents
+    keys = [role_key(rng_key, role) for role in (Role.NEGATIVES, Role.CHAINS)]
+    work = _Work(
+        num_samples,
+        size,
+        blocks(samples.draw, role_key(rng_key, Role.JOINT), num_samples, size),
+        lambda scorer, first, draws: _terms(scorer, samples.sample_prior, num_latents, keys, first, draws),
+        negatives_per_term=num_latents - 1,
+    )
     with Progress(-(-num_samples // size), progress_bar) as progress:
         progress.stage("checking the model")
         preflight_samples(samples, role_key(rng_key, Role.PILOT_JOINT))
         supply = Supply(
             training=sample_pairs(samples, role_key(rng_key, Role.TRAINING_JOINT)),
             pilots=sample_pairs(samples, role_key(rng_key, Role.PILOT_JOINT)),
-            num_terms=num_samples,
+            num_negatives=num_samples * work.negatives_per_term,
             log_prior=samples.log_prior,
             sample_prior=samples.sample_prior,
         )
-        scorer = method.fit(supply, role_key(rng_key, Role.FIT), progress.stage)
-        seconds = {"training": watch.lap()}
-        scored = _Scored()
-        keys = [role_key(rng_key, role) for role in (Role.NEGATIVES, Role.CHAINS)]
-        progress.stage("compiling and scoring")
-        try:
-            for first, draws in blocks(samples.draw, role_key(rng_key, Role.JOINT), num_samples, size):
-                found = _terms(scorer, samples.sample_prior, method.num_latents, keys, first, draws)
-                scored.add(found, min(size, num_samples - first))
-                progress.stage("scoring")
-                progress.block(scored.running(), np.inf)
-        except KeyboardInterrupt:
-            if scored.count < 2:
-                raise
-        seconds["scoring"] = watch.lap()
-    seconds["compiling"] = watch.compiling
-    parts = scored.gathered()
-    cost = {"scored_gradients": int(parts["num_grad"].sum())} if "num_grad" in parts else {}
-    return RawTerms(parts, scorer, cost, seconds, num_samples)
+        return _fit_and_score(method, supply, work, rng_key, progress, watch)
 
 
 def run_on_arrays(
@@ -100,77 +120,73 @@ def run_on_arrays(
     progress_bar: bool,
 ) -> RawTerms:
     """Split the rows into disjoint parts, train, then score one term a disjoint block of rows."""
-    order = np.asarray(jax.random.permutation(role_key(rng_key, Role.SPLIT), len(z)))
-    ends = [round(len(z) * share) for share in np.cumsum(_SHARES)]
-    parts = np.split(order, ends)
-    size = method.num_latents
-    num_terms = len(parts[2]) // size
-    if num_terms < _FEWEST_TERMS:
-        raise ValueError(
-            f"{type(method).__name__} scores one term a block of {size} rows, and {len(z)} rows leave {len(parts[2])} "
-            f"for scoring ({_SHARES[0]:.0%} train, {_SHARES[1]:.0%} are pilots), {num_terms} blocks where at least "
-            f"{_FEWEST_TERMS} are needed: pass more rows, or make the blocks smaller."
-        )
-    (z, z_loc, z_scale), (x, _, _) = (_standardised(array, parts[0]) for array in (z, x))
-    prior = None
-    if log_prior is not None:
-        with integral_checks.differentiable(["z"]):
-            prior = stage(_in_standard_units(log_prior, z_loc, z_scale), jnp.zeros(z.shape[1]), differentiable=True)
-    watch = Stopwatch()
-    scored, per_block = _Scored(), max(1, _ROWS // size)
-    with Progress(-(-num_terms // per_block), progress_bar) as progress:
-        training, pilots = (_array_pairs(z[part], x[part]) for part in parts[:2])
-        supply = Supply(training, pilots, num_terms, prior)
-        scorer = method.fit(supply, role_key(rng_key, Role.FIT), progress.stage)
-        seconds = {"training": watch.lap()}
-        progress.stage("scoring")
-        rows = parts[2][: num_terms * size].reshape(num_terms, size)
-        for start in range(0, num_terms, per_block):
-            # The last block is filled up with its own rows: a compiled program takes one shape only.
-            block = np.resize(rows[start : start + per_block], (per_block, size))
-            found = _block_terms(
-                scorer, role_key(rng_key, Role.CHAINS), start, jnp.asarray(z[block]), jnp.asarray(x[block])
-            )
-            scored.add(found, min(per_block, num_terms - start))
+    refuse_fitted(method)
+    training, pilots, scored = split_rows(len(z), method, rng_key)
+    z_columns, x_columns = standardised(z, training), standardised(x, training)
+    prior = None if log_prior is None else staged_prior(log_prior, z_columns)
+    if prior is not None:
+        check_prior(prior, z_columns, np.concatenate([training, pilots]))
+    watch, (num_terms, num_rows) = Stopwatch(), scored.shape
+    size, chains_key = block_size(num_terms, method.num_particles), role_key(rng_key, Role.CHAINS)
+    # The last block is filled up with its own rows: a compiled program takes one shape only.
+    filled = ((first, np.resize(scored[first : first + size], (size, num_rows))) for first in range(0, num_terms, size))
+
+    def score(scorer: Scorer, first: int, rows: np.ndarray) -> dict[str, jax.Array]:
+        u, x = (jnp.asarray(columns.values[rows]) for columns in (z_columns, x_columns))
+        return _block_terms(scorer, chains_key, first, u, x)
+
+    work = _Work(
+        num_terms,
+        size,
+        filled,
+        score,
+        negatives_per_term=num_rows * (num_rows - 1),
+        rows={"training": len(training), "pilot": len(pilots)},
+        rows_per_term=num_rows,
+    )
+    supply = Supply(
+        training=row_pairs(z_columns, x_columns, training),
+        pilots=row_pairs(z_columns, x_columns, pilots),
+        num_negatives=num_terms * work.negatives_per_term,
+        log_prior=prior,
+    )
+    with Progress(-(-num_terms // size), progress_bar) as progress:
+        return _fit_and_score(in_own_units(method, z_columns, x_columns), supply, work, rng_key, progress, watch)
+
+
+def _fit_and_score(
+    method: DirectMethod, supply: Supply, work: _Work, rng_key: jax.Array, progress: Progress, watch: Stopwatch
+) -> RawTerms:
+    """Train, then score block after block; on Ctrl-C, the finished ones."""
+    scorer = method.fit(supply, role_key(rng_key, Role.FIT), progress.stage)
+    seconds = {"training": watch.lap()}
+    scored = _ScoredTerms()
+    progress.stage("compiling and scoring")
+    try:
+        for first, block in work.blocks:
+            scored.add(work.score(scorer, first, block), min(work.size, work.num_terms - first))
+            progress.stage("scoring")
             progress.block(scored.running(), np.inf)
-        seconds["scoring"] = watch.lap()
+    except KeyboardInterrupt:
+        if scored.count < 2:
+            raise
+    seconds["scoring"] = watch.lap()
     seconds["compiling"] = watch.compiling
-    cost = {f"{name}_rows": len(part) for name, part in zip(("training", "pilot", "scored"), parts, strict=True)}
-    return RawTerms(scored.gathered(), scorer, cost, seconds, num_terms)
+    parts = scored.gathered()
+    return RawTerms(parts, scorer, _cost(work, parts), seconds, work.num_terms)
 
 
-def _standardised(array: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns in units of the training rows, so that single precision loses no digits to an offset."""
-    loc, scale = array[training].mean(0), array[training].std(0)
-    scale = np.where(scale > 0, scale, 1.0)
-    return (array - loc) / scale, loc, scale
-
-
-def _in_standard_units(log_prior: Callable, loc: np.ndarray, scale: np.ndarray) -> Callable:
-    """A user's log-density, in the coordinates of `_standardised`."""
-    log_det = float(np.log(scale).sum())
-
-    def density(u: jax.Array) -> jax.Array:
-        value = jnp.asarray(log_prior(u * jnp.asarray(scale, float) + jnp.asarray(loc, float)))
-        if value.shape:
-            raise ValueError(
-                f"log_prior takes one z, a vector of {len(loc)} columns, and returns a scalar log-density in nats; it "
-                f"returned shape {value.shape}."
-            )
-        return value + log_det
-
-    return density
-
-
-def _array_pairs(u: np.ndarray, x: np.ndarray) -> Pairs:
-    """Rows as a supply of joint draws; it ends where they end."""
-
-    def supply(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, min(count, len(u)), _ROWS):
-            stop = min(start + _ROWS, count)
-            yield u[start:stop].astype(np.float32), x[start:stop].astype(np.float32)
-
-    return Pairs(supply, u.shape[1], x.shape[1])
+def _cost(work: _Work, parts: dict[str, np.ndarray]) -> dict[str, int]:
+    """Gradients, negatives and rows of what was scored."""
+    count, cost = len(parts["lower"]), {}
+    if "num_grad" in parts:
+        cost["scored_gradients"] = int(parts["num_grad"].sum())
+    if work.negatives_per_term:
+        cost["scored_negatives"] = count * work.negatives_per_term
+    if work.rows:
+        cost |= {f"{name}_rows": rows for name, rows in work.rows.items()}
+        cost["scored_rows"] = count * work.rows_per_term
+    return cost
 
 
 @jax.jit
@@ -180,7 +196,7 @@ def _block_terms(scorer, rng_key, start, u, x):
     return jax.vmap(scorer.terms)(u, x, keys)
 
 
-class _Scored:
+class _ScoredTerms:
     """Scored blocks as they come in."""
 
     def __init__(self) -> None:

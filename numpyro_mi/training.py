@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from numpyro_mi.options import integer
 from numpyro_mi.pairs import Pairs
 
 _HELD_OUT = 2048
+_FEWEST = 10  # draws, of which two are held out
 _EVERY = 100  # steps between two looks at the held-out draws
 _PATIENCE = 6  # looks without a gain
 _GAIN = 0.002  # nats; less is none
@@ -35,8 +37,8 @@ class Training:
     Parameters
     ----------
     num_draws
-        Joint draws to train on, never scored; 2,048 of them are held out, and the best parameters on
-        those are kept.
+        Joint draws to train on, never scored; a fifth of them is held out, 2,048 at most, and the best
+        parameters on those are kept.
     max_steps
         Most gradient steps; training stops when six looks at the held-out draws, 100 steps apart, show
         no gain.
@@ -53,15 +55,22 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("num_draws", "max_steps", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"Training needs {name}, a positive integer, got {value!r}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"Training needs a positive learning_rate, got {self.learning_rate!r}.")
-        if self.num_draws < 2 * self.batch_size:
+            object.__setattr__(self, name, integer("Training", name, getattr(self, name)))
+        rate = self.learning_rate
+        if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not 0 < rate < np.inf:
+            raise ValueError(f"Training needs learning_rate, a positive finite number such as 1e-3, got {rate!r}.")
+        object.__setattr__(self, "learning_rate", float(rate))
+        if self.num_draws < max(2 * self.batch_size, _FEWEST):
             raise ValueError(
-                f"Training needs num_draws of at least two batches of {self.batch_size}, got {self.num_draws!r}."
+                f"Training needs num_draws of at least {_FEWEST} and of two batches of {self.batch_size}, got "
+                f"{self.num_draws}: raise it, or lower batch_size."
             )
+
+
+def check_training(owner: str, training: Any) -> None:
+    """Refuse what is no training configuration."""
+    if not isinstance(training, Training):
+        raise TypeError(f"{owner} needs training=Training(...), got {training!r}.")
 
 
 def train(
@@ -80,8 +89,12 @@ def train(
     u, x = jnp.asarray(latents[finite]), jnp.asarray(data[finite])
     held_out = min(_HELD_OUT, len(u) // 5)
     watched, (u, x) = (u[:held_out], x[:held_out]), (u[held_out:], x[held_out:])
-    if len(u) < training.batch_size:
-        raise ValueError(f"training has {len(u)} joint draws, fewer than a batch of {training.batch_size}.")
+    if len(u) < training.batch_size or held_out < _FEWEST // 5:
+        raise ValueError(
+            f"training has {len(u)} joint draws with finite values, and {held_out} held out, where a batch of "
+            f"{training.batch_size} and {_FEWEST // 5} held out are needed: lower batch_size, or give it more draws "
+            "(rows of the arrays, or num_draws)."
+        )
     optimizer = _optimizer(training.learning_rate, training.max_steps)
     state = optimizer.init(trained)
     watch_key, rng_key = jax.random.split(rng_key)

@@ -161,15 +161,15 @@ def _base_gaps(integrals, annealed, rng_key, held, points):
     """Gaps of importance sampling, shape (integrals, draws); what depends on x is computed once for all."""
 
     def one(index, held, point):
-        key = jax.random.fold_in(rng_key, index)
-        conditional = integrals[0].condition(held, key)
+        condition_key, draw_key = jax.random.split(jax.random.fold_in(rng_key, index))
+        conditional = integrals[0].condition(held, condition_key)
         exact = integrals[0].coordinates(conditional, flatten(point))
 
         def gap(target):
             def weigh(k):
-                return target.log_ratio(target.sample_base(jax.random.fold_in(key, k)))
+                return target.log_ratio(target.sample_base(jax.random.fold_in(draw_key, k)))
 
-            drawn = jax.vmap(weigh)(jnp.arange(1, _CHOICE_PARTICLES + 1))
+            drawn = jax.vmap(weigh)(jnp.arange(_CHOICE_PARTICLES))
             own = target.log_ratio(exact)
             return own - drawn.mean() if annealed else logsumexp(drawn.at[0].set(own)) - logsumexp(drawn)
 

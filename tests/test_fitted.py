@@ -87,6 +87,17 @@ def test_a_trained_critic_is_used_as_it_is(tmp_path):
     assert again.method["critic"] == {"fitted": first.method["critic"]}
 
 
+def test_a_critic_of_another_size_is_refused():
+    def small():
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("x", dist.Normal(z, 0.5))
+
+    with pytest.raises(
+        ValueError, match="this FittedMLPCritic was fitted to 2 values of data and 2 .* here there are 1"
+    ):
+        mi_bounds(small, "z", "x", method=GIWAE(critic=trained(MLPCritic((8,)))), num_samples=50)
+
+
 def test_an_untrained_critic_is_the_regression():
     critic, regression = trained(MLPCritic()), fitted(RegressionGuide())
     x, u = jnp.array([0.3, -1.0]), jnp.array([[0.1, 0.2], [-1.0, 2.0]])

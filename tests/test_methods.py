@@ -167,7 +167,7 @@ def test_valid(name, task, known, exact_pointwise):
 
 @pytest.mark.parametrize(("name", "task"), [(name, task) for name, entry in REGISTRY.items() for task in entry.skip])
 def test_refused_tasks_are_refused(name, task):
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(ValueError, match=r"p\(.*\) is an integral over"):
         run(name, task)
 
 

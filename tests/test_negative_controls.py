@@ -172,6 +172,23 @@ def test_capped_bound_where_nothing_is_in_its_way():
 
 
 @pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("normal", [Normal(2.0, 2), Normal(4.0, 1), Normal(10.0, 1)], ids=lambda normal: normal[0])
+def test_capped_bound_on_blocks_of_rows(normal):
+    """Arrays compare all rows of a block with one another; such negatives share rows."""
+    draw_key, pilot_key = jax.random.split(jax.random.key(0))
+    num_terms, size = 200, 1 + NUM_NEGATIVES
+    x, u = (part[..., 0, :] for part in normal.draw(draw_key, (NUM_RUNS, num_terms, size), 0))
+    pilot_x, pilot_u = normal.draw(pilot_key, (NUM_PILOTS,), 1)
+    critic = normal.critic()
+    pilots = np.asarray(jax.vmap(critic.score)(pilot_x[:, 0], pilot_u[:, 1]))
+    cap, log_normaliser = cap_and_normaliser(pilots, num_terms * size * (size - 1))
+    scorer = MINEScorer(critic, jnp.asarray(cap), jnp.asarray(log_normaliser))
+    terms = np.stack([terms_of(scorer, *run)["lower"] for run in zip(x, u, strict=True)])
+    assert np.mean([confidence_limit(row, -1, 0.975) > normal.information for row in terms]) <= 0.08
+    assert terms.mean() < normal.information + 4 * terms.mean(1).std() / np.sqrt(NUM_RUNS)
+
+
+@pytest.mark.usefixtures("double_precision")
 def test_log_of_a_minibatch_mean():
     """The Donsker-Varadhan bound with the log of a sample mean lies above the truth; the scored form does not."""
     parts = variational_runs(Normal(15.0, 3), True)

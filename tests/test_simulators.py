@@ -6,8 +6,10 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy.special import logsumexp
+from scipy.stats import norm
 
-from numpyro_mi import AIS, GIWAE, IWAE, MINEAIS, InfoNCE, MLPCritic, RegressionGuide, Training, mi_bounds
+from numpyro_mi import AIS, GIWAE, IWAE, MINE, MINEAIS, InfoNCE, MLPCritic, RegressionGuide, Training, mi_bounds
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
 
@@ -43,7 +45,20 @@ def test_a_simulator_takes_the_route_without_a_likelihood_and_says_so():
 
 def test_hidden_randomness_takes_it_too():
     result = mi_bounds(dropout, "z", "x", method=GIWAE(training=QUICK), num_samples=200)
-    assert result.lower > 0.5
+    r = np.random.default_rng(0)
+    z = 2 * r.standard_normal(4000)
+    x = z[:, None] * r.integers(0, 2, (4000, 3)) + 0.5 * r.standard_normal((4000, 3))
+    grid = np.linspace(-10, 10, 401)
+    log_x = logsumexp(dropout_density(x[:, None], grid) + norm.logpdf(grid, 0, 2), axis=1) + np.log(grid[1] - grid[0])
+    truth = dropout_density(x, z) - log_x
+    error = np.hypot(result.lower_se, truth.std() / np.sqrt(len(truth)))
+    assert 0.5 < result.lower < truth.mean() + 4 * error
+
+
+def dropout_density(x, z):
+    """`log p(x | z)`, with what is dropped summed out."""
+    kept, dropped = norm.logpdf(x, z[..., None], 0.5), norm.logpdf(x, 0, 0.5)
+    return (np.logaddexp(kept, dropped) - np.log(2)).sum(-1)
 
 
 @pytest.mark.parametrize("method", [AIS(), IWAE()])
@@ -138,6 +153,20 @@ def test_guides_that_search_the_likelihood_are_refused():
 
     with pytest.raises(TypeError, match="MINEAIS needs a guide that is fitted to joint draws alone, and Searching"):
         mi_bounds(simulated, "z", "x", method=MINEAIS(Searching(), training=QUICK))
+
+
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [(GIWAE(num_particles=7), 7), (MINEAIS(annealing=AIS(10, 3)), 3), (MINE(num_negatives=5), 6), (InfoNCE(), 1000)],
+    ids=lambda value: type(value).__name__,
+)
+def test_blocks_are_sized_by_chains(method, count, monkeypatch):
+    def stop(num_samples, num_particles):
+        raise RuntimeError(f"{num_particles} in each of {num_samples}")
+
+    monkeypatch.setattr("numpyro_mi.sample_driver.block_size", stop)
+    with pytest.raises(RuntimeError, match=f"^{count} in each of 50"):
+        mi_bounds(simulated, "z", "x", method=method, num_samples=50)
 
 
 def test_an_overconfident_fixed_critic_still_bounds_from_below():

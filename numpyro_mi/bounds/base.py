@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
 
-from numpyro_mi.critics import FittedCritic
+from numpyro_mi.critics import FittedCritic, TrainedCritic
 from numpyro_mi.guides.base import FittedGuide, Guide
+from numpyro_mi.guides.callables import FittedFunction
+from numpyro_mi.guides.laplace import FittedLaplace
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide, marginal
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.training import Objective, Training, train
@@ -22,8 +23,8 @@ class Supply(NamedTuple):
     ----------
     training, pilots
         Joint draws, disjoint.
-    num_terms
-        How many terms will be scored.
+    num_negatives
+        How many scores of independent pairs all terms together will hold.
     log_prior
         `u -> log p(u)`, nats; None where it is not known.
     sample_prior
@@ -32,7 +33,7 @@ class Supply(NamedTuple):
 
     training: Pairs
     pilots: Pairs
-    num_terms: int
+    num_negatives: int
     log_prior: Any = None
     sample_prior: Any = None
 
@@ -68,12 +69,22 @@ class DirectMethod(Protocol):
         Whether it evaluates `log p(z)`.
     num_latents
         Latents that one term looks at.
+    num_particles
+        Points that one term computes at the same time, by which blocks are sized.
+    critic
+        A configuration, a trained critic, or a user's function.
     """
 
     needs_prior: bool
 
     @property
+    def critic(self) -> Any: ...  # noqa: D102
+
+    @property
     def num_latents(self) -> int: ...  # noqa: D102
+
+    @property
+    def num_particles(self) -> int: ...  # noqa: D102
 
     def fit(self, supply: Supply, rng_key: jax.Array, report: Report) -> Scorer:
         """Train on joint draws."""
@@ -87,50 +98,60 @@ class Fitted(NamedTuple):
     regression: FittedRegression
 
 
-def fit_guide(method: str, guide: Guide | None, supply: Supply, training: Training, key: Any, report: Report) -> Fitted:
-    """The guide of a direct bound, on the draws that its critic is trained on."""
-    if getattr(guide, "needs_likelihood", False):
-        raise TypeError(
-            f"{method} needs a guide that is fitted to joint draws alone, and {type(guide).__name__} searches the "
-            "likelihood: use RegressionGuide()."
-        )
-    fitted = None if guide is None else guide.fit(supply.training, key, report)
-    if isinstance(fitted, FittedRegression) and fitted.scale.ndim == 2:
-        return Fitted(fitted, fitted, fitted)
-    regression = RegressionGuide(num_draws=training.num_draws).fit(supply.training, key, report)
-    base = fitted if isinstance(fitted, FittedRegression) else regression
-    return Fitted(fitted, marginal(regression, supply.training) if guide is None else base, regression)
-
-
-def fit_critic(
-    critic: Any,
-    fitted: Fitted,
+def fit_parts(
+    method: Any,
+    guide: Guide | None,
     objective: Objective,
-    context: Any,
+    context: Callable[[Fitted], Any],
     supply: Supply,
-    training: Training,
     rng_key: jax.Array,
     report: Report,
-) -> FittedCritic:
-    """The trained critic; one that is already trained, or is a user's function, is used as it is."""
+) -> tuple[FittedGuide | None, FittedCritic]:
+    """The guide and the critic of a direct bound, trained on the same draws.
+
+    A critic that is already trained, or is a user's function, is used as it is, and nothing is fitted for it.
+
+    Parameters
+    ----------
+    method
+        Whose `critic` and `training` they are.
+    guide
+        Its guide; None: the prior.
+    objective, context
+        What the critic is trained by, and what that needs besides the critic.
+    supply, rng_key, report
+        As in `DirectMethod.fit`.
+    """
+    name, critic, training = type(method).__name__, method.critic, method.training
+    if getattr(guide, "needs_likelihood", False):
+        raise TypeError(
+            f"{name} needs a guide that is fitted to joint draws alone, and {type(guide).__name__} searches the "
+            "likelihood: use RegressionGuide()."
+        )
+    if isinstance(critic, TrainedCritic):
+        critic.check(supply.training)
+    guide_key, whitening_key, start_key, train_key = jax.random.split(rng_key, 4)
+    fitted_guide = None if guide is None else guide.fit(supply.training, guide_key, report)
     if not hasattr(critic, "initial"):
-        return critic
-    start_key, train_key = jax.random.split(rng_key)
+        return fitted_guide, critic
+    fitted = _whitened(fitted_guide, supply.training, training, whitening_key, report)
     start: Any = critic.initial(fitted.base, fitted.regression, start_key)
     if not hasattr(start, "with_params"):
-        return start
-    best = train(objective, start.params, (start, context), supply.training, training, train_key, report)
-    return start.with_params(best)
+        return fitted_guide, start
+    best = train(objective, start.params, (start, context(fitted)), supply.training, training, train_key, report)
+    return fitted_guide, start.with_params(best)
 
 
-def check_count(method: str, name: str, value: Any, least: int) -> int:
-    """Require an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{method} needs {name}, an integer of at least {least}, got {value!r}.")
-    return int(value)
+def _whitened(guide: FittedGuide | None, pairs: Pairs, training: Training, key: jax.Array, report: Report) -> Fitted:
+    """A guide with the regressions that go with it; its own, where it is one."""
+    if isinstance(guide, FittedRegression) and guide.scale.ndim == 2:
+        return Fitted(guide, guide, guide)
+    regression = RegressionGuide(num_draws=training.num_draws).fit(pairs, key, report)
+    if guide is None:
+        return Fitted(guide, marginal(regression, pairs), regression)
+    return Fitted(guide, guide if isinstance(guide, FittedRegression) else regression, regression)
 
 
-def check_training(method: str, training: Any) -> None:
-    """Refuse what is no training configuration."""
-    if not isinstance(training, Training):
-        raise TypeError(f"{method} needs training=Training(...), got {training!r}.")
+def is_fitted(part: Any) -> bool:
+    """Whether it is a fitted guide or a trained critic of the package."""
+    return hasattr(part, "with_params") or isinstance(part, FittedRegression | FittedLaplace | FittedFunction)

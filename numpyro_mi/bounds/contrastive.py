@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from numpyro_mi.bounds.base import Report, Supply, check_count, check_training, fit_critic, fit_guide
+from numpyro_mi.bounds.base import Report, Supply, fit_parts
 from numpyro_mi.critics import FittedCritic, MLPCritic, as_critic
 from numpyro_mi.evidence.base import log_mean_exp
-from numpyro_mi.training import Training
+from numpyro_mi.options import integer
+from numpyro_mi.training import Training, check_training
 
 _MOST_SCORES = 16_384  # at once, for memory
 _PILOT_ROWS = 4096
@@ -45,15 +46,15 @@ class _InfoNCEObjective:
 
 @dataclass(frozen=True)
 class _MINEObjective:
-    """The variational bounds on in-batch negatives, the own latent left out; `unit` for that with e^-1."""
+    """The variational bounds on in-batch negatives, the own latent left out; `nwj_loss` for that with e^-1."""
 
-    unit: bool
+    nwj_loss: bool
 
     def bound(self, trained, fixed, u, x, rng_key):
         table = scores(fixed[0].with_params(trained), x, u)
         own, size = jnp.diagonal(table).mean(), len(table)
         others = logsumexp(jnp.where(jnp.eye(size, dtype=bool), -jnp.inf, table)) - jnp.log(size * (size - 1))
-        return own - jnp.exp(jnp.minimum(others - 1, 50.0)) if self.unit else own - others
+        return own - jnp.exp(jnp.minimum(others - 1, 50.0)) if self.nwj_loss else own - others
 
     def loss(self, *args):
         return -self.bound(*args)
@@ -69,9 +70,10 @@ class InfoNCE:
     Parameters
     ----------
     critic
-        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors.
+        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors: for a model
+        the flattened data and the unconstrained latents, for arrays the columns of a row.
     num_particles
-        K latents a term.
+        K latents a term, the own one included: K - 1 negatives.
     training
         How the critic is trained, on draws that are never scored.
 
@@ -87,19 +89,18 @@ class InfoNCE:
     needs_prior = False
 
     def __post_init__(self) -> None:
-        check_count("InfoNCE", "num_particles", self.num_particles, 2)
+        object.__setattr__(self, "num_particles", integer("InfoNCE", "num_particles", self.num_particles, 2))
         check_training("InfoNCE", self.training)
         object.__setattr__(self, "critic", as_critic("InfoNCE", self.critic))
 
     @property
     def num_latents(self) -> int:
         """K."""
-        return int(self.num_particles)
+        return self.num_particles
 
     def fit(self, supply: Supply, rng_key: jax.Array, report: Report) -> "InfoNCEScorer":
         """Train the critic."""
-        fitted = fit_guide("InfoNCE", None, supply, self.training, rng_key, report)
-        critic = fit_critic(self.critic, fitted, _InfoNCEObjective(), (), supply, self.training, rng_key, report)
+        _, critic = fit_parts(self, None, _InfoNCEObjective(), lambda fitted: (), supply, rng_key, report)
         return InfoNCEScorer(critic)
 
 
@@ -124,30 +125,34 @@ class _Variational:
     training: Training
 
     needs_prior = False
-    _unit = False
+    _nwj_loss = False
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        check_count(name, "num_negatives", self.num_negatives, 1)
+        object.__setattr__(self, "num_negatives", integer(name, "num_negatives", self.num_negatives))
         check_training(name, self.training)
         object.__setattr__(self, "critic", as_critic(name, self.critic))
 
     @property
     def num_latents(self) -> int:
         """The own latent and the negatives."""
-        return int(self.num_negatives) + 1
+        return self.num_negatives + 1
+
+    @property
+    def num_particles(self) -> int:
+        """As `num_latents`."""
+        return self.num_latents
 
     def fit(self, supply: Supply, rng_key: jax.Array, report: Report) -> "MINEScorer":
         """Train the critic; freeze cap and normaliser on pilot draws."""
-        fitted = fit_guide(type(self).__name__, None, supply, self.training, rng_key, report)
-        objective = _MINEObjective(self._unit)
-        critic = fit_critic(self.critic, fitted, objective, (), supply, self.training, rng_key, report)
+        objective = _MINEObjective(self._nwj_loss)
+        _, critic = fit_parts(self, None, objective, lambda fitted: (), supply, rng_key, report)
         u, x = supply.pilots.first(_PILOT_ROWS)
         size = min(_PILOT_GROUP, len(u))
         groups = [jnp.asarray(array[: len(u) // size * size].reshape(-1, size, array.shape[1])) for array in (x, u)]
         tables = np.asarray(jax.jit(jax.vmap(scores, (None, 0, 0)))(critic, *groups), np.float64)
         negatives = tables[:, ~np.eye(size, dtype=bool)].ravel()
-        cap, log_normaliser = cap_and_normaliser(negatives, supply.num_terms * self.num_negatives)
+        cap, log_normaliser = cap_and_normaliser(negatives, supply.num_negatives)
         return MINEScorer(critic, jnp.asarray(cap, float), jnp.asarray(log_normaliser, float))
 
 
@@ -161,12 +166,16 @@ class MINE(_Variational):
     log of a hundredth of the number of negatives. The log of a sample mean in place of a would be biased
     upwards, and no bound.
 
+    The bound holds for any frozen cap. On arrays the negatives of a term are all pairs of two different rows
+    of its block; they share rows, so that they count for less than as many independent ones.
+
     Parameters
     ----------
     critic
-        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors.
+        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors: for a model
+        the flattened data and the unconstrained latents, for arrays the columns of a row.
     num_negatives
-        Fresh latents a pair.
+        Fresh latents a pair; on arrays, a block has one row more, and each row is compared with all others.
     training
         How the critic is trained, on draws that are never scored.
 
@@ -189,9 +198,10 @@ class NWJ(_Variational):
     Parameters
     ----------
     critic
-        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors.
+        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors: for a model
+        the flattened data and the unconstrained latents, for arrays the columns of a row.
     num_negatives
-        Fresh latents a pair.
+        Fresh latents a pair; on arrays, a block has one row more, and each row is compared with all others.
     training
         How the critic is trained, on draws that are never scored.
 
@@ -204,7 +214,7 @@ class NWJ(_Variational):
     num_negatives: int = 20
     training: Training = field(default_factory=Training)
 
-    _unit = True
+    _nwj_loss = True
 
 
 @jax.tree_util.register_dataclass

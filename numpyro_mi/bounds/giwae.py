@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from numpyro_mi.bounds.base import Report, Supply, check_count, check_training, fit_critic, fit_guide
+from numpyro_mi.bounds.base import Report, Supply, fit_parts
 from numpyro_mi.critics import FittedCritic, MLPCritic, as_critic
 from numpyro_mi.evidence.base import log_mean_exp
 from numpyro_mi.guides.base import Conditional, FittedGuide, Guide, check_guide
 from numpyro_mi.guides.regression import RegressionGuide
-from numpyro_mi.training import Training
+from numpyro_mi.options import integer
+from numpyro_mi.training import Training, check_training
 
 _TRAINING_PARTICLES = 32
 _CHUNK = 256
@@ -29,8 +30,9 @@ class GuideContrast:
         critic = critic.with_params(trained)
 
         def one(u, x, key):
-            conditional = guide.condition(None, x, key)
-            return contrast(guide, conditional, critic, u, x, self.num_particles, key)
+            condition_key, draw_key = jax.random.split(key)
+            conditional = guide.condition(None, x, condition_key)
+            return contrast(guide, conditional, critic, u, x, self.num_particles, draw_key)
 
         return jax.vmap(one)(u, x, jax.random.split(rng_key, len(u))).mean()
 
@@ -77,7 +79,8 @@ class GIWAE:
     guide
         q(z|x) that is fitted to joint draws, such as `RegressionGuide()`, or a fitted one.
     critic
-        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors.
+        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors: for a model
+        the flattened data and the unconstrained latents, for arrays the columns of a row.
     num_particles
         K latents a term, the own one included.
     training
@@ -97,17 +100,18 @@ class GIWAE:
     num_latents = 1
 
     def __post_init__(self) -> None:
-        check_count("GIWAE", "num_particles", self.num_particles, 1)
+        object.__setattr__(self, "num_particles", integer("GIWAE", "num_particles", self.num_particles))
         check_training("GIWAE", self.training)
         check_guide("GIWAE", "guide", self.guide)
         object.__setattr__(self, "critic", as_critic("GIWAE", self.critic))
 
     def fit(self, supply: Supply, rng_key: jax.Array, report: Report) -> "GIWAEScorer":
         """Fit the guide, then train the critic on its draws."""
-        fitted = fit_guide("GIWAE", self.guide, supply, self.training, rng_key, report)
-        critic = fit_critic(self.critic, fitted, GuideContrast(), fitted.guide, supply, self.training, rng_key, report)
-        assert fitted.guide is not None
-        return GIWAEScorer(fitted.guide, critic, supply.log_prior, int(self.num_particles))
+        guide, critic = fit_parts(
+            self, self.guide, GuideContrast(), lambda fitted: fitted.guide, supply, rng_key, report
+        )
+        assert guide is not None
+        return GIWAEScorer(guide, critic, supply.log_prior, self.num_particles)
 
 
 @jax.tree_util.register_dataclass

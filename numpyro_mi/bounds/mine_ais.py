@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_mi.annealing import Path
-from numpyro_mi.bounds.base import Report, Supply, check_count, check_training, fit_critic, fit_guide
+from numpyro_mi.bounds.base import Fitted, Report, Supply, fit_parts
 from numpyro_mi.bounds.giwae import GuideContrast, variational_term
 from numpyro_mi.critics import FittedCritic, FixedCritic, MLPCritic, as_critic
 from numpyro_mi.evidence.ais import AIS
@@ -18,8 +18,9 @@ from numpyro_mi.guides.regression import RegressionGuide
 from numpyro_mi.integrals import begin
 from numpyro_mi.kernels.base import StepSettings
 from numpyro_mi.kernels.hmc import AnnealedHMC
+from numpyro_mi.options import integer
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.training import Training
+from numpyro_mi.training import Training, check_training
 from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, tune
 
 _LEAPFROG = 3
@@ -90,9 +91,10 @@ class _ContrastiveDivergence:
     def _moved(self, critic, integral, whitener, u, x, rng_key):
         """The end of a short chain in the regression's coordinates, where steps of one size fit."""
         kernel = AnnealedHMC(num_steps=_LEAPFROG)
-        at = whitener.condition(None, x, rng_key)
+        whitener_key, guide_key, move_key = jax.random.split(rng_key, 3)
+        at = whitener.condition(None, x, whitener_key)
         context = critic.context(x)
-        guide = None if integral.guide is None else integral.guide.condition(None, x, rng_key)
+        guide = None if integral.guide is None else integral.guide.condition(None, x, guide_key)
 
         def log_density(v):
             u = at.unwhiten(v)
@@ -107,7 +109,7 @@ class _ContrastiveDivergence:
         def move(state, key):
             return kernel.forward(target, state, settings, kernel.sample_noise(key, u))[0], None
 
-        keys = jax.random.split(rng_key, self.num_transitions)
+        keys = jax.random.split(move_key, self.num_transitions)
         return at.unwhiten(jax.lax.scan(move, kernel.init(target, at.whiten(u)), keys)[0].u)
 
     def bound(self, trained, fixed, u, x, rng_key):
@@ -159,7 +161,8 @@ class MINEAIS:
     base
         A guide that is fitted to joint draws, such as `RegressionGuide()`, or None for the prior.
     critic
-        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors.
+        `MLPCritic()`, `SeparableCritic()`, a trained one, or a function of x and z, two vectors: for a model
+        the flattened data and the unconstrained latents, for arrays the columns of a row.
     annealing
         `AIS(...)` without a base of its own.
     num_transitions
@@ -182,7 +185,7 @@ class MINEAIS:
     num_latents = 1
 
     def __post_init__(self) -> None:
-        check_count("MINEAIS", "num_transitions", self.num_transitions, 1)
+        object.__setattr__(self, "num_transitions", integer("MINEAIS", "num_transitions", self.num_transitions))
         check_training("MINEAIS", self.training)
         check_guide("MINEAIS", "base", self.base, optional=True)
         if not isinstance(self.annealing, AIS) or self.annealing.base is not None:
@@ -191,25 +194,24 @@ class MINEAIS:
             raise TypeError(f"MINEAIS needs annealing with scheme IM() or CR(), got {self.annealing.scheme!r}.")
         object.__setattr__(self, "critic", as_critic("MINEAIS", self.critic))
 
+    @property
+    def num_particles(self) -> int:
+        """Chains a term."""
+        return self.annealing.num_particles
+
     def fit(self, supply: Supply, rng_key: jax.Array, report: Report) -> "MINEAISScorer":
         """Fit the base, train the critic, then choose step sizes on pilot draws."""
         if self.base is None and supply.sample_prior is None:
             raise ValueError("MINEAIS(base=None) samples the prior, and arrays have none: use a guide as base.")
-        guide_key, critic_key, pilot_key = jax.random.split(rng_key, 3)
-        fitted = fit_guide("MINEAIS", self.base, supply, self.training, guide_key, report)
-        base_only: Any = EnergyIntegral(fitted.guide, FixedCritic(_nothing), supply.log_prior, supply.sample_prior)
-        objective = _ContrastiveDivergence(int(self.num_transitions))
-        critic = fit_critic(
-            self.critic,
-            fitted,
-            objective,
-            (base_only, fitted.regression),
-            supply,
-            self.training,
-            critic_key,
-            report,
-        )
-        integral = EnergyIntegral(fitted.guide, critic, supply.log_prior, supply.sample_prior)
+        fit_key, pilot_key = jax.random.split(rng_key)
+
+        def context(fitted: Fitted) -> tuple[EnergyIntegral, FittedGuide]:
+            base_only = EnergyIntegral(fitted.guide, FixedCritic(_nothing), supply.log_prior, supply.sample_prior)
+            return base_only, fitted.regression
+
+        objective = _ContrastiveDivergence(self.num_transitions)
+        guide, critic = fit_parts(self, self.base, objective, context, supply, fit_key, report)
+        integral = EnergyIntegral(guide, critic, supply.log_prior, supply.sample_prior)
         u, x = (jnp.asarray(array) for array in supply.pilots.first(NUM_PILOT_DRAWS))
         keys = jax.random.split(pilot_key, 2 * len(u)).reshape(2, -1)
         conditional, exact = begin(integral, keys[0], x, u)

@@ -5,9 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numpyro_mi.options import integer
+
 # Draws in single precision repeat by rounding: about 1 row in 1,000 of 10,000 normal pairs, 1 in 100 of
 # 80,000. The -1/k of algorithm 2 is out of place in a tied row, so that these cost about 0.02 / k nats at most.
 MAX_TIED_SHARE = 0.02
+_LEAST_GROWTH = 0.02  # nats; less is none, nor is less than this many standard errors:
+_GROWTH_ERRORS = 4
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,10 @@ class KSG:
     algorithm: int = 1
 
     def __post_init__(self) -> None:
-        count = self.num_neighbors
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"KSG needs num_neighbors, a positive integer, got {count!r}.")
+        object.__setattr__(self, "num_neighbors", integer("KSG", "num_neighbors", self.num_neighbors))
         number = self.algorithm
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number not in (1, 2):
             raise ValueError(f"KSG needs algorithm 1 or 2, got {number!r}.")
-        object.__setattr__(self, "num_neighbors", int(count))
         object.__setattr__(self, "algorithm", int(number))
 
 
@@ -95,7 +96,25 @@ def count_ties(z: np.ndarray, x: np.ndarray) -> int:
     return int((_repeats(z) | _repeats(x)).sum())
 
 
-def growth(z: np.ndarray, x: np.ndarray, num_neighbors: int = 5, algorithm: int = 1) -> Growth | None:
+def notes_on(z: np.ndarray, x: np.ndarray, method: KSG, terms: np.ndarray) -> tuple[str, ...]:
+    """What speaks against the estimate whose terms `ksg_terms` gave: values that repeat, and growth."""
+    notes = []
+    tied = count_ties(z, x)
+    if tied > MAX_TIED_SHARE * len(z):
+        notes.append(
+            f"{tied:,} of {len(z):,} rows repeat values of z or of x: nearest neighbours are made for continuous "
+            "variables."
+        )
+    grown = growth(z, x, method, terms)
+    if grown is not None and grown.difference > max(_LEAST_GROWTH, _GROWTH_ERRORS * grown.standard_error):
+        notes.append(
+            f"the estimate is still growing with the number of draws (by {grown.difference:.2f} nats from a quarter of "
+            "them to all): it lies too low, and by how much is not known."
+        )
+    return tuple(notes)
+
+
+def growth(z: np.ndarray, x: np.ndarray, method: KSG, terms: np.ndarray) -> Growth | None:
     """Whether the estimate still grows with the number of draws, which shows that it lies too low.
 
     The estimate at all N draws less its mean over four disjoint quarters of them (every fourth row),
@@ -104,8 +123,10 @@ def growth(z: np.ndarray, x: np.ndarray, num_neighbors: int = 5, algorithm: int 
 
     Parameters
     ----------
-    z, x, num_neighbors, algorithm
+    z, x
         As in `ksg_terms`.
+    method, terms
+        The estimate at all draws, and what `ksg_terms` gave for it.
 
     Returns
     -------
@@ -114,11 +135,9 @@ def growth(z: np.ndarray, x: np.ndarray, num_neighbors: int = 5, algorithm: int 
         it, or that of their terms where this is larger. None where a quarter has fewer than
         `num_neighbors + 2` rows.
     """
-    method = KSG(num_neighbors, algorithm)
-    z, x = _prepared(z, x, method)
     if len(z) // 4 < method.num_neighbors + 2:
         return None
-    terms = _terms(z, x, method)
+    z, x = (_standardized(name, np.asarray(rows, np.float64)) for name, rows in (("z", z), ("x", x)))
     quarters = [_terms(z[start::4], x[start::4], method) for start in range(4)]
     values = np.array([quarter.mean() for quarter in quarters])
     floor = np.mean([quarter.var(ddof=1) / quarter.size for quarter in quarters])

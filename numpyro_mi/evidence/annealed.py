@@ -6,6 +6,7 @@ import numpy as np
 
 from numpyro_mi.guides.base import Guide, check_guide
 from numpyro_mi.kernels.numpyro_kernels import as_kernel
+from numpyro_mi.options import integer
 from numpyro_mi.schedules import FixedSchedule, as_schedule, temperatures
 
 
@@ -23,13 +24,12 @@ class AnnealedMethod:
         name, schedule, count = type(self).__name__, as_schedule(self.schedule), self.num_temperatures
         if count is None:
             count = len(schedule.values) - 1 if isinstance(schedule, FixedSchedule) else default_num_temperatures
-        for field, value in (("num_temperatures", count), ("num_particles", self.num_particles)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} needs {field}, a positive integer, got {value!r}.")
+        count = integer(name, "num_temperatures", count)
+        num_particles = integer(name, "num_particles", self.num_particles)
         check_guide(name, "base", self.base, optional=True)
-        temperatures(schedule, int(count))
-        object.__setattr__(self, "num_temperatures", int(count))
-        object.__setattr__(self, "num_particles", int(self.num_particles))
+        temperatures(schedule, count)
+        object.__setattr__(self, "num_temperatures", count)
+        object.__setattr__(self, "num_particles", num_particles)
         object.__setattr__(self, "schedule", schedule)
         object.__setattr__(self, "kernel", as_kernel(self.kernel))
 

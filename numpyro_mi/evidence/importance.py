@@ -10,6 +10,7 @@ from numpyro_mi.annealing import Path
 from numpyro_mi.evidence.base import Evidence, log_mean_exp
 from numpyro_mi.guides.base import Guide, check_guide
 from numpyro_mi.guides.regression import RegressionGuide
+from numpyro_mi.options import integer
 from numpyro_mi.targets import AnnealedTarget
 
 _CHUNK = 256
@@ -22,9 +23,8 @@ class _ImportanceMethod:
     kernel = None
 
     def _check(self) -> None:
-        count = self.num_particles
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{type(self).__name__} needs num_particles, a positive integer, got {count!r}.")
+        count = integer(type(self).__name__, "num_particles", self.num_particles)
+        object.__setattr__(self, "num_particles", count)
 
     def betas(self) -> np.ndarray:
         """One step, from the base to the target."""

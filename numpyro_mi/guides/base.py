@@ -99,11 +99,11 @@ def student_log_prob(v: jax.Array, dof: float) -> jax.Array:
 
 
 def check_fitted(guide: Any, dimension: int, num_features: int, pairs: Pairs) -> None:
-    """Refuse a fitted guide where the integral is of another size."""
+    """Refuse a fitted guide, or a trained critic, where the integral is of another size."""
     if (dimension, num_features) != (pairs.dimension, pairs.num_features):
         raise ValueError(
             f"this {type(guide).__name__} was fitted to {num_features} values of data and {dimension} unconstrained "
-            f"latents, and here there are {pairs.num_features} and {pairs.dimension}: a fitted guide serves the model "
+            f"latents, and here there are {pairs.num_features} and {pairs.dimension}: what is fitted serves the model "
             "that it was fitted to, with data of the same shape. Pass its configuration to fit another."
         )
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from numpyro_mi.guides.base import Conditional, check_fitted
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
+from numpyro_mi.options import integer
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.training import Training, train
+from numpyro_mi.training import Training, check_training, train
 
 _KNOTS, _INTERVAL = 8, 5.0  # of the splines, in regression standard deviations
 
@@ -46,19 +47,15 @@ class FlowGuide:
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "width", "depth"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"FlowGuide needs {name}, a positive integer, got {value!r}.")
-            object.__setattr__(self, name, int(value))
-        if not isinstance(self.training, Training):
-            raise TypeError(f"FlowGuide needs training=Training(...), got {self.training!r}.")
+            object.__setattr__(self, name, integer("FlowGuide", name, getattr(self, name)))
+        check_training("FlowGuide", self.training)
 
     def fit(self, pairs: Pairs, rng_key: jax.Array, report: Callable[[str], None]) -> "FittedFlow":
         """Fit the regression, then train the flow."""
-        start_key, train_key = jax.random.split(rng_key)
+        start_key, fit_key, train_key = jax.random.split(rng_key, 3)
         params, arrays = _initial(self, pairs.dimension, pairs.num_features, start_key)
-        regression = RegressionGuide().fit(pairs, rng_key, report)
-        start = FittedFlow(params, arrays, regression, self).fit(pairs, rng_key, report)
+        regression = RegressionGuide().fit(pairs, fit_key, report)
+        start = FittedFlow(params, arrays, regression, self).fit(pairs, fit_key, report)
         best = train(_Likelihood(), params, (start, pairs.target), pairs, self.training, train_key, report)
         return start.with_params(best)
 

@@ -12,10 +12,11 @@ from jax.scipy.special import logsumexp
 
 from numpyro_mi.guides.base import Conditional, check_fitted, normal_log_prob, normal_sample
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
-from numpyro_mi.networks import Layers, apply_layers, check_hidden, dense_layers
+from numpyro_mi.networks import apply_network, check_hidden, dense_layers
+from numpyro_mi.options import integer
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.training import Training, train
+from numpyro_mi.training import Training, check_training, train
 
 _ELBO_WEIGHTS = {"forward": 0.0, "symmetric": 0.5, "reverse": 1.0}
 _NEAREST, _FARTHEST = 0.3, 0.7  # regression standard deviations that components start from its mean
@@ -56,16 +57,12 @@ class NeuralGuide:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", check_hidden("NeuralGuide", self.hidden))
-        count = self.num_components
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"NeuralGuide needs num_components, a positive integer, got {count!r}.")
-        object.__setattr__(self, "num_components", int(count))
+        object.__setattr__(self, "num_components", integer("NeuralGuide", "num_components", self.num_components))
         if self.objective not in _ELBO_WEIGHTS:
             raise ValueError(
                 f'NeuralGuide needs objective "forward", "reverse" or "symmetric", got {self.objective!r}.'
             )
-        if not isinstance(self.training, Training):
-            raise TypeError(f"NeuralGuide needs training=Training(...), got {self.training!r}.")
+        check_training("NeuralGuide", self.training)
 
     def fit(self, pairs: Pairs, rng_key: jax.Array, report: Callable[[str], None]) -> "FittedNeural":
         """Fit the regression, then train the network from there."""
@@ -158,7 +155,7 @@ class FittedNeural:
         """The mixture at x, in the coordinates of the regression."""
         means = self.params["means"]
         count, d = means.shape
-        output = _network(self.params["layers"], self.regression.features(x)).reshape(count, -1)
+        output = apply_network(self.params["layers"], self.regression.features(x)).reshape(count, -1)
         logits, moved, logs, below = jnp.split(output, np.cumsum([1, d, d]), axis=1)
         # One at zero, never negative, and growing no faster than its argument.
         diagonal = jnp.where(logs > 0, 1 + logs, jnp.exp(jnp.minimum(logs, 0.0)))
@@ -195,11 +192,6 @@ class FittedNeural:
     def log_prob(self, conditional: Conditional, v: jax.Array) -> jax.Array:
         """Its log-density."""
         return normal_log_prob(v) if self.config.num_components == 1 else conditional.extra.log_prob(v)
-
-
-def _network(layers: Layers, inputs: jax.Array) -> jax.Array:
-    weights, bias = layers[0]
-    return apply_layers(layers[1:], inputs @ weights + bias)
 
 
 def _moments(components: Components) -> tuple[jax.Array, jax.Array]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.guides.base import Conditional, check_fitted, normal_log_prob, normal_sample
+from numpyro_mi.options import integer
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
@@ -45,9 +46,9 @@ class RegressionGuide:
     def __post_init__(self) -> None:
         if self.covariance not in ("full", "diagonal"):
             raise ValueError(f'RegressionGuide needs covariance "full" or "diagonal", got {self.covariance!r}.')
-        count = self.num_draws
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 2):
-            raise ValueError(f"RegressionGuide needs num_draws, an integer of at least 2 or None, got {count!r}.")
+        if self.num_draws is not None:
+            count = integer("RegressionGuide", "num_draws", self.num_draws, 2, " or None")
+            object.__setattr__(self, "num_draws", count)
 
     def fit(self, pairs: Pairs, rng_key: jax.Array, report: Callable[[str], None]) -> "FittedRegression":
         """Fit to fresh joint draws."""
@@ -157,7 +158,8 @@ class _Moments:
             used = (values / (values + ridge)).sum() + 1
             if used > 0.9 * n:
                 continue
-            variance = np.maximum(np.diag(residual), _FLOOR * np.maximum(np.diag(uu), np.finfo(float).tiny))
+            spread = np.where(np.diag(uu) > 0, np.diag(uu), 1 / _FLOOR)  # a constant keeps a scale to divide by
+            variance = np.maximum(np.diag(residual), _FLOOR * spread)
             residual[np.diag_indices(d)] = variance
             root = np.sqrt(variance)[:, None] if config.covariance == "diagonal" else _cholesky(residual)
             size = np.log(root[:, 0] if config.covariance == "diagonal" else np.diag(root)).sum()

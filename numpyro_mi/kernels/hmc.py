@@ -11,6 +11,7 @@ from jax import random
 from jax.lax import erf, erfc
 
 from numpyro_mi.kernels.base import ChainState, StepInfo, StepSettings, evaluate, select
+from numpyro_mi.options import integer
 from numpyro_mi.targets import AnnealedTarget
 
 
@@ -71,8 +72,7 @@ class AnnealedHMC:
                 "AnnealedHMC needs inverse_mass_matrix, one variance for each unconstrained coordinate, "
                 f"got {self.inverse_mass_matrix!r}."
             )
-        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int | np.integer) or self.num_steps < 1:
-            raise ValueError(f"AnnealedHMC needs num_steps, a positive integer, got {self.num_steps!r}.")
+        object.__setattr__(self, "num_steps", integer("AnnealedHMC", "num_steps", self.num_steps))
         if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
             raise ValueError(f"AnnealedHMC needs a positive step_size or None (tuned), got {self.step_size!r}.")
         if not 0 <= self.jitter < 1:
