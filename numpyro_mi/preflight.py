@@ -21,7 +21,6 @@ _LARGEST_DRIFT = 1e-2  # relative; recomputing a draw through a transform and ba
 _LARGEST_MISREADING = 1e-3  # relative, of one element
 _LARGEST_SHARE = 0.01
 _LEAST_DISTINCT = 0.5  # of draws; below, a lattice is coarser than some thousandth of the spread
-_LEAST_SPREAD = 400
 _MOST_COLUMNS = 1000
 
 
@@ -44,7 +43,6 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     drift: dict[str, float] = {}
     misread: dict[str, float] = {}
     latents: dict[str, list[np.ndarray]] = {}
-    continuous: dict[str, list[np.ndarray]] = {}
     differences: list[dict[tuple[int, str], np.ndarray]] = []
     first: JointDraw | None = None
     for start, draws in blocks(staged.draw, joint_key, _NUM_DRAWS, _BLOCK):
@@ -55,13 +53,10 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
             drift[name] = max(drift.get(name, 0.0), float(np.where(np.isfinite(moved), moved, 0.0).max()))
         for name, error in draws.misread.items():
             misread[name] = max(misread.get(name, 0.0), float(np.nan_to_num(error, nan=np.inf).max()))
-        for point in draws.points:
-            for name, value in point.items():
-                _count(counts, ("unconstrained value", name), value)
-                latents.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :_MOST_COLUMNS])
-        for name, value in draws.values.items():
-            if np.issubdtype(value.dtype, np.floating):
-                continuous.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :_MOST_COLUMNS])
+        # A site that several integrals integrate out has one value.
+        for name, value in {name: value for point in draws.points for name, value in point.items()}.items():
+            _count(counts, ("unconstrained value", name), value)
+            latents.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :_MOST_COLUMNS])
         differences.append(_posterior_differences(staged, draws, jax.random.fold_in(sampler_key, start)))
     assert first is not None
     for name, largest in drift.items():
@@ -72,7 +67,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
             _refuse_misreading(name)
     _check_finite(counts, _NUM_DRAWS)
     _check_atoms(latents)
-    _check_lattices(continuous)
+    _check_lattices(latents)
     for integral in staged.integrals:
         held = {name: first.values[name] for name in integral.held}
         found = _factors_at_base(integral.integrand.sample_base, integral.site_log_probs, base_key, held)
@@ -173,20 +168,16 @@ def _check_atoms(latents: dict[str, list[np.ndarray]]) -> None:
                 _refuse_atoms(name, share)
 
 
-def _check_lattices(values: dict[str, list[np.ndarray]]) -> None:
-    """Refuse a continuous site whose draws are rounded so much that they keep meeting.
-
-    Single values that come back are atoms, which data may have, and are left aside.
-    """
-    for name, parts in values.items():
+def _check_lattices(latents: dict[str, list[np.ndarray]]) -> None:
+    """Refuse a latent whose draws are rounded so much that they keep meeting."""
+    for name, parts in latents.items():
         for column in np.concatenate(parts).T:
-            counts = np.unique(column, return_counts=True)[1]
-            counts = counts[counts <= _LARGEST_SHARE * len(column)]
-            if counts.sum() >= _LEAST_SPREAD and len(counts) < _LEAST_DISTINCT * counts.sum():
+            distinct = len(np.unique(column))
+            if distinct < _LEAST_DISTINCT * len(column):
                 raise ValueError(
-                    f"draws of site {name!r} take only some {len(counts):,} distinct values in {counts.sum():,}: they "
+                    f"draws of latent {name!r} take only {distinct:,} distinct values in {len(column):,}: they "
                     f"are too coarse in {column.dtype} at this distance from zero, so that they do not follow the "
-                    "density. Use jax.enable_x64, or measure the site from nearer its location."
+                    "density. Use jax.enable_x64, or measure the latent from nearer its location."
                 )
 
 

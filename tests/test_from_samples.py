@@ -19,8 +19,8 @@ from numpyro_mi import (
     MLPCritic,
     RegressionGuide,
     Training,
+    array_split,
     mi_bounds_from_samples,
-    rows,
     sample_driver,
 )
 from numpyro_mi.pairs import Pairs
@@ -81,7 +81,7 @@ def test_a_critic_function_sees_its_own_units():
 
     method = InfoNCE(critic, num_particles=20)
     result = mi_bounds_from_samples(z, x, method=method)
-    scored = rows.split_rows(N, method, jax.random.key(0))[2]
+    scored = array_split.split_rows(N, method, jax.random.key(0))[2]
     table = -0.5 * (x[scored][:, :, None] - 200 * (z[scored][:, None, :] - 3.0)) ** 2
     own = np.einsum("bii->bi", table)
     expected = (own - (logsumexp(table, 2) - np.log(20))).mean(1)

@@ -150,7 +150,9 @@ CHAIN_RULES = {
 }
 
 
-@pytest.mark.parametrize("name", CHAIN_RULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("mixture", "regression"))) for name in CHAIN_RULES]
+)
 def test_chain_rule(name):
     """I(z, w; x) = I(z; x) + I(w; x | z), each from draws of its own."""
     model, first, second = CHAIN_RULES[name]

@@ -353,10 +353,21 @@ def test_linear10(dof, inflation, gap):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model, truth", [(squared, TRUTH_SQUARED), (saturated, TRUTH_SATURATED)])
-def test_annealed_from_the_guide(model, truth):
-    result = bounds(model, "z", AIS(base=LaplaceGuide(), num_temperatures=20, num_particles=4))
-    assert 0 <= result.gap < 0.1 and covers(result, truth)
+def test_annealed_from_the_guide():
+    result = bounds(squared, "z", AIS(base=LaplaceGuide(), num_temperatures=20, num_particles=4))
+    assert 0 <= result.gap < 0.1 and covers(result, TRUTH_SQUARED)
+
+
+@pytest.mark.slow
+def test_annealed_from_tails_that_are_too_light():
+    """Of a Cauchy latent: valid with every guide, and closer with its own tails; the pilots' choice is no worse than 5."""
+    methods = [
+        AIS(base=LaplaceGuide(degrees_of_freedom=dof), num_temperatures=20, num_particles=4)
+        for dof in (1.0, 5.0, "auto")
+    ]
+    own, light, chosen = (bounds(saturated, "z", method) for method in methods)
+    assert all(covers(result, TRUTH_SATURATED) for result in (own, light, chosen))
+    assert own.gap + 4 * own.gap_se < light.gap and chosen.gap < light.gap + 4 * light.gap_se
 
 
 @pytest.mark.slow

@@ -205,6 +205,12 @@ def test_room_for_rounding_is_no_wider_support():
     assert result.lower > 1.3
 
 
+class Odd(dist.Normal):
+    """A support of which no value is known."""
+
+    support = type("Support", (constraints.Constraint,), {"__call__": lambda self, x: x == x, "event_dim": 0})()
+
+
 class TestMaskedCells:
     """Simulated like all others, they are not part of the data: no guide, critic or sampler may read them."""
 
@@ -236,10 +242,21 @@ class TestMaskedCells:
         def model():
             z = numpyro.sample("z", dist.Normal(0, 1))
             moving = dist.Uniform(z, z + jnp.ones(2))
-            fixed = dist.ProjectedNormal(jnp.stack([z, z]) * jnp.ones((2, 1)))
+            fixed = Odd(z, jnp.ones(2))
             fn = moving if support == "moves" else fixed
             numpyro.sample("x", fn.mask(jnp.array([True, False])))
 
         match = "its support depends on 'z'" if support == "moves" else "its support has no known value"
         with pytest.raises(ValueError, match=f"'x' is masked.*{match}.*leave those cells out"):
             mi_bounds(model, "z", "x", progress_bar=False)
+
+
+def test_latents_too_coarse_for_single_precision():
+    """At 1e5 the distance of two floats is .008, eight times the noise: z and x are on one lattice."""
+
+    def model(x=None):
+        z = numpyro.sample("z", dist.Normal(1e5, 1))
+        numpyro.sample("x", dist.Normal(z, 1e-3), obs=x)
+
+    with pytest.raises(ValueError, match="'z' take only .* distinct values in 4,096.*jax.enable_x64"):
+        mi_bounds(model, "z", "x", method=IWAE(), progress_bar=False)

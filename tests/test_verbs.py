@@ -14,6 +14,7 @@ from numpyro_mi import (
     IWAE,
     MINEAIS,
     BarberAgakov,
+    InfoNCE,
     StructuredInfoNCE,
     evidence_bounds,
     expected_information_gain,
@@ -40,12 +41,13 @@ def log_ratio(prior_variance, noise_variance):
     return 0.5 * np.log((1 + 3 * (prior_variance + noise_variance)) / (1 + 3 * noise_variance))
 
 
+@pytest.fixture(scope="module")
+def table():
+    return information_table(linear, "x", method=IWAE(num_particles=50), num_samples=2000, **QUIET)
+
+
 class TestInformationTable:
     TRUTHS = {"z": log_ratio(1, 0.25), "w": log_ratio(0.25, 1), "aside": 0.0}
-
-    @pytest.fixture(scope="class")
-    def table(self):
-        return information_table(linear, "x", method=IWAE(num_particles=50), num_samples=2000, **QUIET)
 
     def test_rows_hold_their_truths(self, table):
         assert set(table.rows) == set(self.TRUTHS) and list(table.rows)[0] == "z"
@@ -105,19 +107,15 @@ def designs(counts):
     return np.stack([first, ~first], axis=-1).astype(float)
 
 
-class TestDesigns:
-    @pytest.fixture(scope="class")
-    def gain(self):
-        return expected_information_gain(
-            ab_test,
-            {"design": designs(range(11))},
-            "w",
-            "x",
-            method=IWAE(num_particles=50),
-            num_samples=10_000,
-            **QUIET,
-        )
+@pytest.fixture(scope="module")
+def gain():
+    passed = {"design": designs(range(11))}
+    return expected_information_gain(
+        ab_test, passed, "w", "x", method=IWAE(num_particles=50), num_samples=10_000, **QUIET
+    )
 
+
+class TestDesigns:
     def test_all_designs_of_the_ab_test(self, gain):
         truths = [tasks.ab_test(n).mutual_information for n in range(11)]
         frame = gain.to_frame(0.99)
@@ -128,7 +126,8 @@ class TestDesigns:
     def test_differences_are_paired(self, gain):
         """Of designs 5 and 4 the gains differ by .0249, which is far less than the error of either."""
         row = gain.differences(0.95).loc[(5, 4)]
-        assert row["lower"] > 3 * row["lower_se"] and row["lower_se"] < 0.2 * gain.results[5].lower_se
+        unpaired = np.hypot(gain.results[5].lower_se, gain.results[4].upper_se)
+        assert row["lower"] > 3 * row["lower_se"] and row["lower_se"] < 0.5 * unpaired
         assert abs(row["lower"] - 0.0249) < 4 * row["lower_se"]
 
     def test_programs_are_shared(self, gain):
@@ -173,16 +172,9 @@ class TestDesigns:
             expected_information_gain(ab_test, passed, "w", "x")
 
     def test_needs_both_sides(self):
+        method, passed = InfoNCE(lambda x, z: -x @ x, num_particles=5), {"design": designs([4, 5])}
         with pytest.raises(ValueError, match="needs both sides"):
-            expected_information_gain(
-                ab_test,
-                {"design": designs([4, 5])},
-                "w",
-                "x",
-                method=MINEAIS(num_temperatures=5),
-                num_samples=10,
-                **QUIET,
-            )
+            expected_information_gain(ab_test, passed, "w", "x", method=method, num_samples=10, **QUIET)
 
 
 class TestEvidence:

@@ -118,7 +118,7 @@ def _outside_bounds(support: Any, moves: bool) -> Test | None:
     """The test of a bounded support, or None where it has no bounds or a draw stays inside them."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    lower, upper = bounds_of(support)
     if isinstance(support, constraints.multinomial):
         total = upper
         wrong_total = lambda value: ((value.sum(-1) != total) | (value < 0).any(-1))[..., None]  # noqa: E731
@@ -144,6 +144,13 @@ def _outside_bounds(support: Any, moves: bool) -> Test | None:
         return jnp.asarray(below | above)
 
     return outside
+
+
+def bounds_of(support: Any) -> tuple[Any, Any]:
+    """Lower and upper bound of a support; None where it has none."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
 
 
 def _traced(values: list) -> bool:
