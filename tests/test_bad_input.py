@@ -34,7 +34,7 @@ def no_run(monkeypatch):
     def run(*args):
         raise Reached
 
-    monkeypatch.setattr("numpyro_mi.api.run", run)
+    monkeypatch.setattr("numpyro_mi.rows.run", run)
 
 
 def pair(x=None):

@@ -17,7 +17,7 @@ BAD_COUNTS = [0, -1, True, 2.5, "3"]
 
 @pytest.fixture(autouse=True)
 def no_run(monkeypatch):
-    monkeypatch.setattr("numpyro_mi.api.run", lambda *args: pytest.fail("the run was about to start"))
+    monkeypatch.setattr("numpyro_mi.rows.run", lambda *args: pytest.fail("the run was about to start"))
 
 
 def pair(x=None):

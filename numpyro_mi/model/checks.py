@@ -200,16 +200,6 @@ def no_silent_evidence(constants: Mapping[str, frozenset[str]]) -> None:
             )
 
 
-def blank(name: str, support_by: Collection[str], site: Site) -> None:
-    """Require a constant of the support, to stand in the cells that a mask leaves out."""
-    if support_by or not site.blankable:
-        why = f"its support depends on {listed(sorted(support_by))}" if support_by else "its support has no known value"
-        raise ValueError(
-            f"site {name!r} is masked (handlers.mask), and {why}, so that nothing can stand for the cells that are "
-            "left out: leave those cells out of the model."
-        )
-
-
 def mask(name: str, chosen_by: Collection[str], readers: Collection[str]) -> None:
     """Refuse masks that do not merely leave cells out of the data."""
     why = None

@@ -19,9 +19,8 @@ from numpyro.distributions import biject_to
 from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.pieces import Piece
-from numpyro_mi.model.sites import known_value
 from numpyro_mi.model.staging import Staged, stage
-from numpyro_mi.model.support import JACOBIAN, site_log_probs
+from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
 from numpyro_mi.targets import AnnealedTarget
 

@@ -14,9 +14,8 @@ from numpyro.infer.util import _unconstrain_reparam
 
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.densities import features, flatten
-from numpyro_mi.model.sites import known_value
 from numpyro_mi.model.staging import Staged, stage
-from numpyro_mi.model.support import JACOBIAN, site_log_probs
+from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
 
 

@@ -40,8 +40,6 @@ class Site(NamedTuple):
         Why it cannot be annealed, or None.
     choices
         The values of one element, if it is discrete and they can be listed; else None.
-    blankable
-        Whether a value is known that is always in the support.
     """
 
     kind: str
@@ -54,7 +52,6 @@ class Site(NamedTuple):
     flaw: str | None = None
     obstacle: str | None = None
     choices: tuple[int, ...] | None = None
-    blankable: bool = True
 
     @property
     def auxiliary(self) -> bool:
@@ -84,7 +81,6 @@ def site(msg: dict) -> Site:
         _flaw(fn),
         _obstacle(fn),
         _choices(fn),
-        mask_of(fn) is None or _blankable(fn, msg["value"]),
     )
 
 
@@ -110,38 +106,6 @@ def mask_of(fn: Distribution) -> Any:
             return fn._mask
         fn = fn.base_dist
     return None
-
-
-def kept_cells(fn: Distribution) -> Any:
-    """Which cells of a value the masks of a distribution keep, in a shape that goes with it; None: all."""
-    kept = None
-    while isinstance(fn, WRAPPERS):
-        if isinstance(fn, MaskedDistribution) and fn._mask is not True:
-            mask = jnp.asarray(fn._mask)
-            mask = mask.reshape(mask.shape + (1,) * fn.event_dim)
-            kept = mask if kept is None else kept & mask
-        fn = fn.base_dist
-    return kept
-
-
-def _blankable(fn: Distribution, value: Any) -> bool:
-    try:
-        unwrapped(fn).support.feasible_like(value)
-    except (NotImplementedError, AttributeError):
-        return False
-    return True
-
-
-def known_value(msg: dict) -> Any:
-    """The value of a site as far as its masks keep it; a constant of its support in the other cells.
-
-    Those are simulated like all others, and what reads the data as a vector must not see them.
-    """
-    value, kept = msg["value"], kept_cells(msg["fn"])
-    if kept is None:
-        return value
-    constant = unwrapped(msg["fn"]).support.feasible_like(value)
-    return jnp.where(kept, value, jnp.asarray(constant, jnp.result_type(value)))
 
 
 _FACTOR = (

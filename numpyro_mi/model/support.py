@@ -7,6 +7,7 @@ is strict to the last bit: a Dirichlet draw of 5,000 parts whose sum is off by 2
 So validation is switched off here, and supports are checked with room for rounding.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -14,7 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from numpyro.distributions import constraints, transforms
-from numpyro.distributions.distribution import Distribution, FoldedDistribution, TransformedDistribution, Unit
+from numpyro.distributions.distribution import (
+    Distribution,
+    FoldedDistribution,
+    MaskedDistribution,
+    TransformedDistribution,
+    Unit,
+)
 
 from numpyro_mi.model.sites import WRAPPERS, ingredients, unwrapped
 
@@ -52,6 +59,34 @@ def site_log_prob_tables(
             # Models with a factor of their own are refused, so this is a log-determinant.
             found[JACOBIAN] += jnp.sum(site["fn"].log_prob(site["value"]))
     return found
+
+
+def kept_cells(fn: Distribution) -> Any:
+    """Which cells of a value the masks of a distribution keep, in a shape that goes with it; None: all."""
+    kept = None
+    while isinstance(fn, WRAPPERS):
+        if isinstance(fn, MaskedDistribution) and fn._mask is not True:
+            mask = jnp.asarray(fn._mask)
+            mask = mask.reshape(mask.shape + (1,) * fn.event_dim)
+            kept = mask if kept is None else kept & mask
+        fn = fn.base_dist
+    return kept
+
+
+def known_value(site: Mapping[str, Any]) -> Any:
+    """The value of a site as far as its masks keep it, and a constant in the other cells.
+
+    Those are simulated like all others, and what reads the data as a vector must not see them. The constant is one
+    of the support, where that does not move with other sites, so that no gradient is lost; else it is 0.
+    """
+    value, kept = site["value"], kept_cells(site["fn"])
+    if kept is None:
+        return value
+    support, constant = unwrapped(site["fn"]).support, 0
+    if not _traced(list(bounds_of(support))):
+        with contextlib.suppress(NotImplementedError):
+            constant = support.feasible_like(value)
+    return jnp.where(kept, value, jnp.asarray(constant, jnp.result_type(value)))
 
 
 def on_support(fn: Distribution, moves: bool = False) -> Distribution:

@@ -14,7 +14,7 @@ from numpyro import handlers
 from numpyro_mi.model import call_checks, checks, integral_checks, leaks
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
-from numpyro_mi.model.support import bounds_of, site_log_probs
+from numpyro_mi.model.support import site_log_probs
 
 Values = dict[str, Any]
 
@@ -276,11 +276,7 @@ def _check_masks(model: JointModel, parents: Mapping[str, frozenset[str]]) -> No
 
     by_mask = depends_on(partial(distribution, mask_of), example)
     by_base = depends_on(partial(distribution, lambda fn: jax.tree.leaves(unwrapped(fn))), example)
-    by_support = depends_on(
-        partial(distribution, lambda fn: jax.tree.leaves(bounds_of(unwrapped(fn).support))), example
-    )
     for name in masked:
-        checks.blank(name, by_support[name], model.traced[name])
         if name in model.latent:
             integral_checks.annealable(name, model.traced[name])
         readers = {child for child, used in parents.items() if name in used and child != name}
