@@ -24,7 +24,7 @@ from numpyro_mi.model import integral_checks
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.results import MIBounds
-from numpyro_mi.rows import Rows
+from numpyro_mi.rows import Rows, require_likelihood
 from numpyro_mi.sample_driver import RawTerms, run_on_arrays, run_on_model
 from numpyro_mi.timing import Stopwatch
 
@@ -129,7 +129,9 @@ def mi_bounds(
         samples = stage_samples(joint, method.needs_prior)
         terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
         return _direct_result(joint.latent, joint.data, method, key, terms, notes, tuple(joint.fixed))
-    rows = Rows(joint, (decompose(joint),), cast(EvidenceMethod, method), key)
+    evidence_method = cast(EvidenceMethod, method)
+    require_likelihood(joint, evidence_method)
+    rows = Rows(joint, (decompose(joint),), evidence_method, key)
     return rows.result(rows.run(num_samples, batch_size, progress_bar), 0)
 
 

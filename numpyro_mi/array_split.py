@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from numpyro_mi.bounds.base import DirectMethod, is_fitted
 from numpyro_mi.critics import RescaledCritic
@@ -108,6 +107,8 @@ def check_prior(log_prior: Staged, z: Columns, rows: np.ndarray) -> None:
                 "density, which gives single values no mass: for a discrete or constant z use InfoNCE(), which needs "
                 "no prior."
             )
+    from scipy import stats  # slow to import
+
     log_density = np.asarray(_log_densities(log_prior, jnp.asarray(values, jnp.result_type(float))), np.float64)
     bad = int((~np.isfinite(log_density)).sum())
     if bad > len(values) / 1000:

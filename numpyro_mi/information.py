@@ -17,7 +17,7 @@ from numpyro_mi.keys import as_key
 from numpyro_mi.model.trace import joint_model, latents_of
 from numpyro_mi.report import number
 from numpyro_mi.results import MIBounds
-from numpyro_mi.rows import Rows
+from numpyro_mi.rows import Rows, require_likelihood
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,6 +150,7 @@ def information_table(
     groups = _groups(known if latents is None else latents)
     asked = tuple(dict.fromkeys([*known, *(site for group in groups.values() for site in group)]))
     joint = joint_model(model, asked, data, model_args, model_kwargs, params)
+    require_likelihood(joint, method)
     everything = replace(joint, latent=known)
     models = [everything, *(replace(joint, latent=group) for group in groups.values())]
     rows = Rows(joint, tuple(map(decompose, models)), method, as_key(rng_key))

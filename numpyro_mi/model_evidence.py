@@ -24,7 +24,7 @@ from numpyro_mi.model.densities import fixed_log_probs
 from numpyro_mi.model.trace import joint_model, latents_of
 from numpyro_mi.report import number, number_lines
 from numpyro_mi.results import Bounds
-from numpyro_mi.rows import Rows
+from numpyro_mi.rows import Rows, require_likelihood
 
 _QUANTILES = (0.5, 0.9, 1.0)
 
@@ -163,6 +163,7 @@ def evidence_bounds(
         values = call_checks.observed_values(observed, joint.traced, joint.data)
     if isinstance(method, AIS) and isinstance(method.scheme, IR) and values is not None:
         integral_checks.refuse_sampler_on_observed()
+    require_likelihood(joint, method)
     row = evidence(joint)
     rows = Rows(joint, (row,), method, as_key(rng_key))
     raw = rows.run(num_samples, batch_size, progress_bar)

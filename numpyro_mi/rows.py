@@ -22,6 +22,12 @@ from numpyro_mi.model.trace import JointModel
 from numpyro_mi.results import MIBounds
 
 
+def require_likelihood(model: JointModel, method: EvidenceMethod) -> None:
+    """Refuse a model with sites that have no density, before it is decomposed."""
+    if model.without_density:
+        integral_checks.needs_likelihood(model.without_density, type(method).__name__)
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """A model, what is asked of it, and how to bound that.
@@ -51,8 +57,6 @@ class Rows:
     @cached_property
     def staged(self) -> StagedModel:
         """The model as functions."""
-        if self.model.without_density:
-            integral_checks.needs_likelihood(self.model.without_density, type(self.method).__name__)
         method = self.method
         gradients = method.kernel is not None or getattr(method.base, "needs_gradient", method.base is not None)
         scheme = method.scheme if isinstance(method, AIS) else None

@@ -38,7 +38,11 @@ BAD_OPTIONS = {
     "kwargs_type": ({"model_kwargs": [1]}, TypeError, "model_kwargs must be a dict by argument name, got list"),
     "params_type": ({"params": [1]}, TypeError, "params must be a dict by parameter name, got list"),
     "unknown": ({"num_sample": 3}, TypeError, r"mi_bounds\(\) got an unexpected keyword argument 'num_sample'"),
-    "method_class": ({"method": AIS}, TypeError, r"method must be one of AIS\(...\).*or None for AIS\(\).*, got <class"),
+    "method_class": (
+        {"method": AIS},
+        TypeError,
+        r"method must be one of AIS\(...\).*or None for AIS\(\).*, got <class",
+    ),
     "method": ({"method": IM()}, TypeError, r"method must be one of AIS\(...\).*or None for AIS\(\).*, got IM"),
     **{
         f"rng_key_{i}": ({"rng_key": key}, TypeError, "(?i)key")

@@ -236,7 +236,7 @@ CASES = {
         {"poisson": (np.exp(0.5), None), "binomial": (2.5, None)},
         data=["poisson", "categorical", "binomial", "counts"],
     ),
-    "masked": Case(masked, {"x": (0, 2**0.5)}, args=(np.full(3, 9.0), np.array([True, False, True]))),
+    "masked": Case(masked, {"z": (0, 1)}, args=(np.full(3, 9.0), np.array([True, False, True]))),
     "constants": Case(constants, {"z": (2, 1), "x": (3, 2**0.5)}),
     "param": Case(with_param, {"x": (0, 5**0.5)}, params={"w": 2 * ONES}),
     "circular": Case(circular),

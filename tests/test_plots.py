@@ -53,8 +53,13 @@ def made(scheme="IM", lost=0, gap=1.0, seed=0, latent=("z",), sign=-1):
         stats=(stats,),
         plan=({},),
         decomposition=(
-            {"sign": 1, "integrated": [], "factors": {"x": list(latent)}},
-            {"sign": sign, "integrated": list(latent), "factors": {latent[0]: [], "x": list(latent)}},
+            {"kind": "exact", "sign": 1, "integrated": [], "factors": {"x": list(latent)}},
+            {
+                "kind": "integral",
+                "sign": sign,
+                "integrated": list(latent),
+                "factors": {latent[0]: [], "x": list(latent)},
+            },
         ),
     )
 

@@ -79,7 +79,8 @@ def known_value(site: Mapping[str, Any]) -> Any:
     Those are simulated like all others, and what reads the data as a vector must not see them. The constant is one
     of the support, where that does not move with other sites, so that no gradient is lost; else it is 0.
     """
-    value, kept = site["value"], kept_cells(site["fn"])
+    value = site["value"]
+    kept = kept_cells(site["fn"]) if site["type"] == "sample" else None
     if kept is None:
         return value
     support, constant = unwrapped(site["fn"]).support, 0

@@ -11,7 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
-from scipy import integrate, special, stats
+from scipy import special
 
 from numpyro_mi.tasks.task import Task
 
@@ -73,7 +73,9 @@ def gaussian_mixture(label_is_latent: bool = True, num_observations: int = 4) ->
         return (own - mixture(x, 0.0, spread)).sum()
 
     entropy = _mixture_entropy(probs, shift, spread)
-    given = stats.norm.entropy(scale=spread) if label_is_latent else _mixture_entropy(probs, shift, noise)
+    given = (
+        0.5 * math.log(2 * math.pi * math.e * spread**2) if label_is_latent else _mixture_entropy(probs, shift, noise)
+    )
     return Task(
         name="mixture_labels" if label_is_latent else "mixture_levels",
         model=model,
@@ -86,8 +88,10 @@ def gaussian_mixture(label_is_latent: bool = True, num_observations: int = 4) ->
 
 def _mixture_entropy(probs: np.ndarray, shift: float, scale: float) -> float:
     x = np.linspace(-12 * scale, shift + 12 * scale, 20_001)
-    density = sum(p * stats.norm.pdf(x, shift * k, scale) for k, p in enumerate(probs))
-    return float(integrate.simpson(-special.xlogy(density, density), x=x))
+    density = sum(p * np.exp(-0.5 * ((x - shift * k) / scale) ** 2) for k, p in enumerate(probs)) / (
+        scale * math.sqrt(2 * math.pi)
+    )
+    return float(np.trapezoid(-special.xlogy(density, density), x))
 
 
 def normal_gamma_regression(with_precision: bool = False) -> Task:
