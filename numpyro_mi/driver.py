@@ -8,18 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.annealing import Path
 from numpyro_mi.decomposition import Decomposition, PieceKey
 from numpyro_mi.evidence.base import EvidenceMethod
-from numpyro_mi.guides.base import FittedGuide, guide_stats
-from numpyro_mi.integrals import ModelIntegral, begin
+from numpyro_mi.guides.base import FittedGuide
 from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.densities import JointDraw, StagedIntegral, StagedModel, flatten
+from numpyro_mi.planning import fit_guides, plan_integrals
 from numpyro_mi.preflight import preflight
 from numpyro_mi.progress import Progress
-from numpyro_mi.simulation import blocks, joint_pairs
+from numpyro_mi.simulation import blocks
+from numpyro_mi.starts import PlannedIntegral
 from numpyro_mi.timing import Stopwatch
-from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, Plan, choose_base, tune
 
 _LANES = 1024  # chains of a block: more raise no rate on a CPU, and blocks are where a run can be stopped
 
@@ -33,8 +32,10 @@ class RawRun(NamedTuple):
         For each row that was asked for, the terms of its lower and its upper bound, nats, float64.
     stats
         For each integral, what the evidence estimates reported.
+    integrals
+        With their frozen plans.
     plans
-        For each integral, its frozen settings.
+        For each integral, the frozen settings that all data sets share, by name.
     guides
         The fitted guide that each integral's path starts from; none if they start from the prior.
     cost
@@ -47,7 +48,8 @@ class RawRun(NamedTuple):
 
     terms: tuple[tuple[np.ndarray, np.ndarray], ...]
     stats: tuple[dict[str, np.ndarray], ...]
-    plans: tuple[Plan, ...]
+    integrals: tuple[PlannedIntegral, ...]
+    plans: tuple[dict[str, np.ndarray], ...]
     guides: tuple[FittedGuide, ...]
     cost: dict[str, int]
     seconds: dict[str, float]
@@ -69,13 +71,10 @@ def run(
     with Progress(-(-num_samples // size), progress_bar) as progress:
         progress.stage("checking the model")
         pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
-        guides = _fit(staged, method, pilots, rng_key, progress)
-        integrals = [
-            ModelIntegral(integral.integrand, guide) for integral, guide in zip(staged.integrals, guides, strict=True)
-        ]
-        plans, cost = _tune(staged, integrals, method, pilots, rng_key, progress)
+        guides = fit_guides(staged, method, pilots, rng_key, progress)
+        integrals, plans, cost = plan_integrals(staged, guides, method, pilots, rng_key, progress)
         seconds = {"tuning": watch.lap()}
-        scored = _Scored(rows, staged, integrals, method, [plan.path() for plan in plans])
+        scored = _Scored(rows, staged, integrals, method)
         progress.stage("compiling and scoring")
         try:
             for first, draws in blocks(staged.draw, role_key(rng_key, Role.JOINT), num_samples, size):
@@ -88,11 +87,12 @@ def run(
         seconds["scoring"] = watch.lap()
     seconds["compiling"] = watch.compiling
     terms, stats = scored.gathered()
-    for name in ("forward", "reverse", "guide"):
+    for name in ("forward", "reverse", "guide", "start"):
         spent = [stat[f"{name}_num_grad"].sum() for stat in stats if f"{name}_num_grad" in stat]
         if spent:
             cost[f"scored_{name}"] = int(sum(spent))
-    return RawRun(terms, stats, tuple(plans), tuple(guide for guide in guides if guide), cost, seconds, num_samples)
+    fitted = tuple(guide for guide in guides if guide)
+    return RawRun(terms, stats, tuple(integrals), tuple(plans), fitted, cost, seconds, num_samples)
 
 
 class _Scored:
@@ -102,12 +102,10 @@ class _Scored:
         self,
         rows: Sequence[Decomposition],
         staged: StagedModel,
-        integrals: list[ModelIntegral],
+        integrals: list[PlannedIntegral],
         method: EvidenceMethod,
-        paths: list[Path],
     ):
-        self._rows, self._staged, self._integrals = rows, staged, integrals
-        self._method, self._paths = method, paths
+        self._rows, self._staged, self._integrals, self._method = rows, staged, integrals, method
         self._blocks: list[tuple] = []
         self._accept: dict[tuple[int, str], np.ndarray] = {}
         self.count = 0
@@ -119,9 +117,7 @@ class _Scored:
         for i, integral in enumerate(self._staged.integrals):
             held = {name: draws.values[name] for name in integral.held}
             keys = [jax.random.fold_in(role_key(rng_key, role), i) for role in (Role.CONDITION, Role.CHAINS)]
-            evidence = jax.device_get(
-                _evidence(self._integrals[i], self._method, self._paths[i], keys, start, held, draws.points[i])
-            )
+            evidence = jax.device_get(_evidence(self._integrals[i], self._method, keys, start, held, draws.points[i]))
             elbo, eubo = evidence.elbo.astype(np.float64), evidence.eubo.astype(np.float64)
             found[integral.key] = elbo, eubo
             terms = {"forward_log_evidence": elbo, "reverse_log_evidence": eubo, **evidence.stats}
@@ -183,15 +179,15 @@ def _assembled(
 
 
 @partial(jax.jit, static_argnames=("method",))
-def _evidence(integral, method, path, rng_keys, start, held, points):
+def _evidence(integral, method, rng_keys, start, held, points):
     """Evidence estimates of one integral for a block of draws, keyed by the index of the draw."""
 
     def one(index, held, point):
         condition_key, chains_key = (jax.random.fold_in(key, index) for key in rng_keys)
         conditional = integral.condition(held, condition_key)
-        exact = integral.coordinates(conditional, flatten(point))
-        evidence = method.evidence(integral.target(held, conditional), path, exact, chains_key)
-        return evidence._replace(stats={**evidence.stats, **guide_stats(conditional)})
+        exact = integral.coordinates(held, conditional, flatten(point))
+        evidence = method.evidence(integral.target(held, conditional), integral.path(conditional), exact, chains_key)
+        return evidence._replace(stats={**evidence.stats, **integral.stats(conditional)})
 
     size = jax.tree.leaves(points)[0].shape[0]
     return jax.vmap(one)(start + jnp.arange(size), held, points)
@@ -208,76 +204,22 @@ def replicates(
     """Forward estimates `log W` of each integral at one set of held values, by the frozen plan of a run; `(count,)`."""
     found = []
     for i, integral in enumerate(integrals):
-        guide = raw.guides[i] if raw.guides else None
         keys = [jax.random.fold_in(role_key(rng_key, role), i) for role in (Role.REPLICATE_CONDITION, Role.REPLICATES)]
         held = {name: values[name] for name in integral.held}
-        own = ModelIntegral(integral.integrand, guide)
-        found.append(np.asarray(_replicates(own, method, raw.plans[i].path(), keys, held, jnp.arange(count)), float))
+        found.append(np.asarray(_replicates(raw.integrals[i], method, keys, held, jnp.arange(count)), float))
     return found
 
 
 @partial(jax.jit, static_argnames=("method",))
-def _replicates(integral, method, path, rng_keys, held, indices):
+def _replicates(integral, method, rng_keys, held, indices):
     def one(index):
         condition_key, chains_key = (jax.random.fold_in(key, index) for key in rng_keys)
         conditional = integral.condition(held, condition_key)
         target = integral.target(held, conditional)
         # There is no exact draw: any point will do, for what starts from it is not used.
-        return method.evidence(target, path, target.sample_base(condition_key), chains_key).elbo
+        return method.evidence(target, integral.path(conditional), target.sample_base(condition_key), chains_key).elbo
 
     return jax.lax.map(one, indices, batch_size=_LANES // 16)
-
-
-def _fit(
-    staged: StagedModel, method: EvidenceMethod, pilots: JointDraw, rng_key: jax.Array, progress: Progress
-) -> list[FittedGuide | None]:
-    """The fitted guide of each integral, on joint draws of their own; of its variants, the one that pilots choose."""
-    if method.base is None:
-        return [None] * len(staged.integrals)
-    fitted: list[FittedGuide | None] = []
-    for i in range(len(staged.integrals)):
-        draw_key, fit_key = jax.random.split(jax.random.fold_in(role_key(rng_key, Role.FIT), i))
-        pairs = joint_pairs(staged, draw_key, i)
-        guide = method.base.fit(pairs, fit_key, progress.stage)
-        variants = getattr(guide, "variants", lambda: ())()
-        if len(variants) > 1:
-            progress.stage("choosing the guide")
-            integrals = tuple(ModelIntegral(staged.integrals[i].integrand, variant) for variant in variants)
-            draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], pilots)
-            held = {name: draws.values[name] for name in staged.integrals[i].held}
-            choice_key, annealed = jax.random.fold_in(fit_key, 0), method.kernel is not None
-            guide = variants[choose_base(integrals, annealed, choice_key, held, draws.points[i])]
-        fitted.append(guide)
-    return fitted
-
-
-def _tune(
-    staged: StagedModel,
-    integrals: list[ModelIntegral],
-    method: EvidenceMethod,
-    pilots: JointDraw,
-    rng_key: jax.Array,
-    progress: Progress,
-) -> tuple[list[Plan], dict[str, int]]:
-    """A frozen plan for each integral, from the first pilot draws."""
-    plans, cost = [], {"pilot_forward": 0, "pilot_reverse": 0}
-    draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], pilots)
-    for i, integral in enumerate(integrals):
-        condition_keys, chain_keys = (
-            jax.random.split(jax.random.fold_in(role_key(rng_key, role), i), NUM_PILOT_DRAWS)
-            for role in (Role.PILOT_CONDITION, Role.PILOT_CHAINS)
-        )
-        held = {name: draws.values[name] for name in staged.integrals[i].held}
-        conditional, exact = begin(integral, condition_keys, held, jax.vmap(flatten)(draws.points[i]))
-        searched = guide_stats(conditional).get("guide_num_grad")
-        if searched is not None:
-            cost["pilot_guide"] = cost.get("pilot_guide", 0) + int(searched.sum())
-        pilot = Pilot(chain_keys, held, conditional, exact)
-        plan, spent = tune(integral, method.kernel, method.betas(), pilot, progress.stage)
-        plans.append(plan)
-        cost["pilot_forward"] += spent["forward"]
-        cost["pilot_reverse"] += spent["reverse"]
-    return plans, cost
 
 
 def block_size(num_samples: int, num_particles: int) -> int:

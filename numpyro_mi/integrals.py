@@ -1,6 +1,6 @@
 """One integral together with where its annealed path starts: the prior, or a guide."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
@@ -22,7 +22,7 @@ class AnnealedIntegral(Protocol):
     def target(self, held: Any, conditional: Any) -> AnnealedTarget:
         """The target, in the coordinates that chains run in."""
 
-    def coordinates(self, conditional: Any, u: jax.Array) -> jax.Array:
+    def coordinates(self, held: Any, conditional: Any, u: jax.Array) -> jax.Array:
         """An unconstrained point in those coordinates."""
 
 
@@ -37,10 +37,13 @@ class ModelIntegral:
         The integral, staged.
     guide
         The base of the path; None: the conditionals of the integrated sites.
+    standardised
+        Whether chains run in standardised coordinates; not with a guide, which knows those of the supports.
     """
 
     integrand: Integrand
     guide: FittedGuide | None
+    standardised: bool = field(default=False, metadata={"static": True})
 
     def condition(self, held: Any, rng_key: jax.Array) -> Conditional | None:
         """The guide at the held values."""
@@ -50,21 +53,26 @@ class ModelIntegral:
 
     def target(self, held: Any, conditional: Conditional | None) -> AnnealedTarget:
         """The integrand itself, or in the guide's coordinates `v`, where `u = loc + scale v`."""
-        target = self.integrand.target(held)
-        if self.guide is None or conditional is None:
-            return target
-        return whitened(target, self.guide, conditional)
+        target = self.integrand.target(held, self.standardised)
+        return target if self.guide is None or conditional is None else whitened(target, self.guide, conditional)
 
-    def coordinates(self, conditional: Conditional | None, u: jax.Array) -> jax.Array:
-        """`u`, or `v`."""
-        return u if conditional is None else conditional.whiten(u)
+    def coordinates(self, held: Any, conditional: Conditional | None, u: jax.Array) -> jax.Array:
+        """`u`, standardised if that is asked for, or `v`."""
+        if self.guide is None or conditional is None:
+            return self.integrand.point(u, held, self.standardised)
+        return conditional.whiten(u)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the path starts from a guide."""
+        return self.guide is not None
 
 
 @jax.jit
 def begin(integral: AnnealedIntegral, keys: jax.Array, held: Any, u: jax.Array) -> tuple[Any, jax.Array]:
     """What pilot chains start from, for a number of draws: conditionals, and points in the chains' coordinates."""
     conditional = jax.vmap(integral.condition)(held, keys)
-    return conditional, jax.vmap(integral.coordinates)(conditional, u)
+    return conditional, jax.vmap(integral.coordinates)(held, conditional, u)
 
 
 def whitened(target: AnnealedTarget, guide: FittedGuide, conditional: Conditional) -> AnnealedTarget:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.model.densities import JointDraw, StagedModel, flatten
+from numpyro_mi.model.densities import Integrand, JointDraw, StagedModel, flatten
 from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.simulation import blocks
 
@@ -70,7 +70,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     _check_lattices(latents)
     for integral in staged.integrals:
         held = {name: first.values[name] for name in integral.held}
-        found = _factors_at_base(integral.integrand.sample_base, integral.site_log_probs, base_key, held)
+        found = _factors_at_base(integral.integrand, base_key, held)
         _check_legitimate(jax.device_get(found))
     _check_posterior_sampler(differences)
     return first
@@ -103,6 +103,29 @@ def preflight_samples(samples: StagedSamples, rng_key: jax.Array) -> None:
 @jax.jit
 def _prior_densities(log_prior, u):
     return jax.vmap(log_prior)(u)
+
+
+def standardisable(integrand: Integrand, held: Mapping[str, Any], points: Mapping[str, Any]) -> bool:
+    """Whether standardised coordinates lead back to the same densities at pilot draws."""
+    found, wanted = jax.device_get(_both_coordinates(integrand, held, points))
+    return all(
+        bool(np.all(np.abs(found[name] - wanted[name]) <= _LARGEST_DRIFT * (1 + np.abs(wanted[name]))))
+        for name in wanted
+    )
+
+
+@jax.jit
+def _both_coordinates(integrand, held, points):
+    """Each factor at the same points in standardised coordinates, and in those of the supports."""
+
+    def one(held, point):
+        u = flatten(point)
+        return tuple(
+            integrand.site_log_probs(integrand.point(u, held, flag), integrand.held(held, flag))
+            for flag in (True, False)
+        )
+
+    return jax.vmap(one)(held, points)
 
 
 def _check_finite(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:
@@ -189,11 +212,12 @@ def _count(counts: dict, key: tuple[str, str], values: Any) -> None:
 
 
 @jax.jit
-def _factors_at_base(sample, log_probs, rng_key, held):
+def _factors_at_base(integrand, rng_key, held):
     """Each factor of an integral at one base draw for each of a group of held values."""
 
     def one(index, held):
-        return log_probs(sample(jax.random.fold_in(rng_key, index), held), held)
+        held = integrand.held(held)
+        return integrand.site_log_probs(integrand.sample_base(jax.random.fold_in(rng_key, index), held), held)
 
     return jax.vmap(one)(jnp.arange(_BLOCK), held)
 

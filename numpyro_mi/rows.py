@@ -79,7 +79,7 @@ class Rows:
             "given": self.model.given,
             "fixed": tuple(self.model.fixed),
             "method": describe(self.method),
-            "plan": tuple(raw.plans[i]._asdict() for i in places),
+            "plan": tuple(raw.plans[i] for i in places),
             "stats": stats,
             "guides": tuple(raw.guides[i] for i in places) if raw.guides else (),
             "parts": _importance_parts(lower_i, stats, decomposition) if isinstance(self.method, IWAE) else {},

@@ -17,7 +17,7 @@ import xarray as xr
 
 from numpyro_mi.results import MIBounds
 
-_DIRECTIONS = ("forward", "reverse", "guide")
+_DIRECTIONS = ("forward", "reverse", "guide", "start")
 _DIMS = {
     "log_weight": ("draw", "particle"),
     "log_evidence": ("draw",),
@@ -28,6 +28,8 @@ _DIMS = {
     "fallback": ("draw",),
     "modes": ("draw",),
     "regression_weight": ("draw",),
+    "standardised": ("draw",),
+    "guided": ("draw",),
     "betas": ("temperature",),
     "step_size": ("transition",),
     "inverse_mass_matrix": ("transition", "dim", "dim_bis"),

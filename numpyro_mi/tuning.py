@@ -119,12 +119,12 @@ def tune(
     coarse = betas[index]
     moves = max(1, -(-_MIN_SWEEP_MOVES // (len(coarse) - 2)))
     given = None if mass is None else jnp.asarray(mass)
-    steps, masses, gradients = _sweep(
+    steps, masses, _, gradients = sweep(
         integral,
         kernel,
         moves,
         step_size is None,
-        jnp.asarray(coarse[1:-1]),
+        jnp.asarray(coarse),
         pilot,
         given,
         jnp.asarray(kernel.max_step_size / 2 if step_size is None else step_size),
@@ -146,10 +146,10 @@ def choose_base(
     of temperatures; else that of importance sampling with many of them.
     """
     gaps = np.asarray(_base_gaps(integrals, annealed, rng_key, held, points), np.float64)
-    return _smallest(gaps)
+    return smallest(gaps)
 
 
-def _smallest(gaps: np.ndarray) -> int:
+def smallest(gaps: np.ndarray) -> int:
     """The row with the smallest mean; judged by its finite gaps only if no other row has more of them."""
     lost = (~np.isfinite(gaps)).sum(1)
     means = np.where(np.isfinite(gaps), gaps, 0.0).sum(1) / np.maximum(np.isfinite(gaps).sum(1), 1)
@@ -163,7 +163,7 @@ def _base_gaps(integrals, annealed, rng_key, held, points):
     def one(index, held, point):
         condition_key, draw_key = jax.random.split(jax.random.fold_in(rng_key, index))
         conditional = integrals[0].condition(held, condition_key)
-        exact = integrals[0].coordinates(conditional, flatten(point))
+        exact = integrals[0].coordinates(held, conditional, flatten(point))
 
         def gap(target):
             def weigh(k):
@@ -187,7 +187,7 @@ def _choose(integral, kernel, betas, steps, masses, pilot, cost) -> float:
     cost["forward"] += int(forward)
     cost["reverse"] += int(reverse)
     gaps = np.asarray(found, np.float64)
-    return _MULTIPLIERS[_smallest(gaps)]
+    return _MULTIPLIERS[smallest(gaps)]
 
 
 @partial(jax.jit, static_argnames=("kernel",))
@@ -210,8 +210,18 @@ def _pilot_gaps(integral, kernel, paths, pilot):
 
 
 @partial(jax.jit, static_argnames=("kernel", "moves", "adapt"))
-def _sweep(integral, kernel, moves, adapt, betas, pilot, mass, step_size):
-    """Anneal pilot particles forwards, adapting step and mass as it goes."""
+def sweep(integral, kernel, moves, adapt, betas, pilot, mass, step_size):
+    """Anneal pilot particles forwards, adapting step and mass as it goes.
+
+    Returns
+    -------
+    step_size, inverse_mass_matrix
+        At the inner ones of `betas`.
+    log_weight
+        Of each particle, shape `(draws, particles)`.
+    num_grad
+        Gradients.
+    """
     dense = kernel.dense_mass
     particles = jnp.arange(_SWEEP_PARTICLES)
 
@@ -228,8 +238,8 @@ def _sweep(integral, kernel, moves, adapt, betas, pilot, mass, step_size):
     state = on_all(lambda target, randomness, k: (kernel.init(target, randomness.base(k)), jnp.zeros(())))[0]
 
     def body(carry, inputs):
-        state, log_step, remembered, gradients = carry
-        beta, step = inputs
+        state, log_step, remembered, log_weight, gradients = carry
+        beta, increment, step = inputs
         spread = _spread(state.u, dense)
         remembered = jnp.where(step > 1, _MEMORY * remembered + (1 - _MEMORY) * spread, spread)
         inverse_mass_matrix = remembered if mass is None else mass
@@ -249,12 +259,16 @@ def _sweep(integral, kernel, moves, adapt, betas, pilot, mass, step_size):
             return (state, log_step), info.num_grad.sum()
 
         (state, log_step), used = jax.lax.scan(transition, (state, log_step), jnp.arange(moves))
-        return (state, log_step, remembered, gradients + used.sum()), (jnp.exp(log_step), inverse_mass_matrix)
+        log_weight = log_weight + increment * state.log_ratio
+        carry = state, log_step, remembered, log_weight, gradients + used.sum()
+        return carry, (jnp.exp(log_step), inverse_mass_matrix)
 
-    carry = (state, jnp.log(step_size), _spread(state.u, dense), jnp.asarray(0))
-    steps = jnp.arange(1, betas.shape[0] + 1)
-    (_, _, _, gradients), (step_sizes, masses) = jax.lax.scan(body, carry, (betas, steps))
-    return step_sizes, masses, gradients
+    increments = jnp.diff(betas)
+    log_weight = increments[0] * state.log_ratio
+    carry = (state, jnp.log(step_size), _spread(state.u, dense), log_weight, jnp.asarray(log_weight.size))
+    inputs = betas[1:-1], increments[1:], jnp.arange(1, betas.shape[0] - 1)
+    (_, _, _, log_weight, gradients), (step_sizes, masses) = jax.lax.scan(body, carry, inputs)
+    return step_sizes, masses, log_weight, gradients
 
 
 def _spread(u: jax.Array, dense: bool) -> jax.Array:

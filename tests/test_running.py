@@ -91,7 +91,7 @@ def compiled(reference):
 
 
 def compiled_programs():
-    functions = (driver._evidence, simulation._simulate, preflight._factors_at_base, tuning._sweep, tuning._pilot_gaps)
+    functions = (driver._evidence, simulation._simulate, preflight._factors_at_base, tuning.sweep, tuning._pilot_gaps)
     return sum(function._cache_size() for function in functions)
 
 

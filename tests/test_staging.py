@@ -117,8 +117,8 @@ def staged_model(w, scale=1.0):
 
 
 def programs(model):
-    staged = [model.draw, *(function for integral in model.integrals for function in integral.integrand)]
-    return tuple(function and function.program for function in staged)
+    functions = [function for integral in model.integrals for function in vars(integral.integrand).values()]
+    return tuple(function and function.program for function in (model.draw, *functions))
 
 
 def test_a_model_staged_twice_is_the_same_programs():

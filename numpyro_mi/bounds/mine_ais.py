@@ -63,7 +63,7 @@ class EnergyIntegral:
             lambda v: self.critic.score(context, at.unwhiten(v)),
         )
 
-    def coordinates(self, conditional: tuple[Conditional | None, Any], u: jax.Array) -> jax.Array:
+    def coordinates(self, held: jax.Array, conditional: tuple[Conditional | None, Any], u: jax.Array) -> jax.Array:
         """`u`, or `v` of the guide."""
         return u if conditional[0] is None else conditional[0].whiten(u)
 
@@ -239,7 +239,7 @@ class MINEAISScorer:
         condition_key, chains_key = jax.random.split(rng_key)
         integral, latent, held = self.integral, u[0], x[0]
         conditional = integral.condition(held, condition_key)
-        exact = integral.coordinates(conditional, latent)
+        exact = integral.coordinates(held, conditional, latent)
         target = integral.target(held, conditional)
         evidence = self.annealing.evidence(target, self.path, exact, chains_key)
         energy = target.log_ratio(exact)

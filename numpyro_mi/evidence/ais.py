@@ -57,6 +57,14 @@ class AIS(AnnealedMethod):
     base
         Where the path starts: None for the prior, or a guide such as `RegressionGuide()`, in whose
         coordinates the chains then run. A fitted guide is used as it is.
+    start
+        "base"; or "chosen": with a guide, each data set starts from the guide or from the prior, whichever its own
+        pilot chains show to be better.
+    coordinates
+        Of chains from the prior. "model": those of the sites' supports. "standardised": sites with a location and a
+        scale, or a covariance, are measured from it and in it, which unbends the funnels of hierarchical models.
+        "chosen": each data set's own pilot chains choose, which costs about an eighth more gradients; where a model
+        has no such site, or the kernel a step size or mass of its own, "model".
 
     References
     ----------
@@ -69,8 +77,11 @@ class AIS(AnnealedMethod):
     kernel: Any = field(default_factory=AnnealedHMC)
     schedule: Any = field(default_factory=PowerSchedule)
     scheme: Scheme = field(default_factory=IM)
-    # Fitted or configured outside the compiled programs, which take it as an argument.
+    # What follows is settled outside the compiled programs, which take it as arguments.
     base: Guide | None = field(default=None, compare=False)
+    start: str = field(default="base", compare=False)
+    coordinates: str = field(default="chosen", compare=False)
+    settings: str = field(default="shared", compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.scheme, type) or not callable(getattr(self.scheme, "evidence", None)):

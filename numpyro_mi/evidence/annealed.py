@@ -9,6 +9,15 @@ from numpyro_mi.kernels.numpyro_kernels import as_kernel
 from numpyro_mi.options import integer
 from numpyro_mi.schedules import FixedSchedule, as_schedule, temperatures
 
+COORDINATES = ("chosen", "model", "standardised")
+STARTS = ("base", "chosen")
+SETTINGS = ("shared", "own")
+
+
+def has_own_units(kernel: Any) -> bool:
+    """Whether the user chose a step size or a mass."""
+    return any(getattr(kernel, name, None) is not None for name in ("step_size", "inverse_mass_matrix"))
+
 
 class AnnealedMethod:
     """Base class of frozen dataclasses with these fields."""
@@ -18,6 +27,9 @@ class AnnealedMethod:
     kernel: Any
     schedule: Any
     base: Guide | None
+    coordinates: str
+    start: str
+    settings: str
 
     def _settle(self, default_num_temperatures: int) -> None:
         """Check the fields, and put them into their final form."""
@@ -27,11 +39,26 @@ class AnnealedMethod:
         count = integer(name, "num_temperatures", count)
         num_particles = integer(name, "num_particles", self.num_particles)
         check_guide(name, "base", self.base, optional=True)
+        for field, choices in (("coordinates", COORDINATES), ("start", STARTS), ("settings", SETTINGS)):
+            if getattr(self, field) not in choices:
+                wanted = " or ".join(map(repr, choices))
+                raise ValueError(f"{name} needs {field} to be {wanted}, got {getattr(self, field)!r}.")
+        if self.start == "chosen" and self.base is None:
+            raise ValueError(
+                f'{name} with start="chosen" chooses between a guide and the prior for each data set: pass the guide '
+                "as base=, such as RegressionGuide() or LaplaceGuide()."
+            )
+        kernel = as_kernel(self.kernel)
+        if self.start == "chosen" and has_own_units(kernel):
+            raise ValueError(
+                f'{name} with start="chosen" tunes the chains of each start for each data set, and its kernel has a '
+                "step size or mass of its own: leave these to the pilots (None)."
+            )
         temperatures(schedule, count)
         object.__setattr__(self, "num_temperatures", count)
         object.__setattr__(self, "num_particles", num_particles)
         object.__setattr__(self, "schedule", schedule)
-        object.__setattr__(self, "kernel", as_kernel(self.kernel))
+        object.__setattr__(self, "kernel", kernel)
 
     def betas(self) -> np.ndarray:
         """Temperatures, shape `(T+1,)`, float64."""

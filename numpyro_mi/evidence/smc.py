@@ -64,8 +64,11 @@ class AnnealedSMC(AnnealedMethod):
     kernel: Any = field(default_factory=AnnealedHMC)
     schedule: Any = field(default_factory=PowerSchedule)
     ess_threshold: float = 0.5
-    # Fitted or configured outside the compiled programs, which take it as an argument.
+    # What follows is settled outside the compiled programs, which take it as arguments.
     base: Guide | None = field(default=None, compare=False)
+    start: str = field(default="base", compare=False)
+    coordinates: str = field(default="chosen", compare=False)
+    settings: str = field(default="shared", compare=False)
 
     def __post_init__(self) -> None:
         threshold = self.ess_threshold

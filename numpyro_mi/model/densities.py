@@ -18,6 +18,7 @@ from numpyro.distributions import biject_to
 
 from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
+from numpyro_mi.model.coordinates import STANDARDISED, locate
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
@@ -55,7 +56,9 @@ class JointDraw(NamedTuple):
     sums: tuple[jax.Array, ...]
 
 
-class Integrand(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Integrand:
     """The integrand of one integral, staged: functions of `u` (or a key) and of the held values.
 
     Attributes
@@ -65,15 +68,32 @@ class Integrand(NamedTuple):
         normalised integrand where the user gave a posterior sampler.
     log_base, log_ratio
         `(u, held) -> nats`: their log-density, and that of the other factors.
+    site_log_probs
+        `(u, held)`: each factor by name, for checks; of those that depend on summed sites the largest over their
+        values.
+    restate
+        `(u, held) -> u`: from the coordinates of the sites' supports to those that are asked for; None where
+        standardised coordinates are no others.
     """
 
     sample_base: Staged
     log_base: Staged
     log_ratio: Staged
     sample_target: Staged | None
+    site_log_probs: Staged
+    restate: Staged | None
 
-    def target(self, held: Values) -> AnnealedTarget:
+    def held(self, values: Values, standardised: jax.Array | bool = False) -> Values:
+        """Held values as these functions take them, with the choice of coordinates where there is one."""
+        return values if self.restate is None else {**values, STANDARDISED: jnp.asarray(standardised)}
+
+    def point(self, u: jax.Array, values: Values, standardised: jax.Array | bool) -> jax.Array:
+        """A point given in the coordinates of the sites' supports."""
+        return u if self.restate is None else self.restate(u, self.held(values, standardised))
+
+    def target(self, values: Values, standardised: jax.Array | bool = False) -> AnnealedTarget:
         """The pivot type at one set of held values."""
+        held = self.held(values, standardised)
 
         def at(function: Staged) -> Callable:
             return lambda first: function(first, held)
@@ -86,17 +106,14 @@ class StagedIntegral(NamedTuple):
     """One integral, staged.
 
     `key` says which log-marginal it is, `held` names the sites it is conditioned on, `dimension` is that of the
-    unconstrained space, and
-    `site_log_probs(u, held)` gives each factor by name, for checks; of those that depend on summed sites the
-    largest over their values. `flat_target` and `coordinates()` are for guides, which know the held values as
-    one vector.
+    unconstrained space. `flat_target` and `coordinates()` are for guides, which know the held values as one vector,
+    and the coordinates of the sites' supports alone.
     """
 
     key: PieceKey
     integrand: Integrand
     held: tuple[str, ...]
     dimension: int
-    site_log_probs: Staged
     flat_target: "FlatTarget"
     coordinates: Callable[[], "Coordinates"]
 
@@ -213,37 +230,52 @@ def _joint_draw(model: JointModel, integrals: Sequence[Piece], sums: Sequence[Pi
     for own in (*integrals, *sums):
         for name, error in own.misread(values).items():
             misread[name] = jnp.maximum(misread.get(name, 0.0), error)
-    points = tuple(_unconstrain(trace, values, own.continuous) for own in integrals)
+    points = tuple(_unconstrain(trace, values, own) for own in integrals)
     return JointDraw(values, log_probs, drift, misread, points, tuple(own.log_total({}, values) for own in sums))
 
 
-def _unconstrain(trace: Mapping[str, dict], values: Values, names: Sequence[str]) -> Values:
-    """Integrated sites on the real line; the transform is the one of this draw's own support."""
-    return {name: biject_to(trace[name]["fn"].support).inv(values[name]) for name in names}
+def _unconstrain(trace: Mapping[str, dict], values: Values, own: Piece, standardised: Any = None) -> Values:
+    """Integrated sites on the real line; the transform is the one of this draw's own support, or frame."""
+    points = {}
+    for name in own.continuous:
+        fn = trace[name]["fn"]
+        if standardised is None or name not in own.standard:
+            points[name] = biject_to(fn.support).inv(values[name])
+        else:
+            points[name] = locate(fn, values[name], standardised)
+    return points
 
 
 def _stage_integral(
     own: Piece, values: Values, point: Values, gradients: bool, posterior_sampler: Callable | None
 ) -> StagedIntegral:
     model, names = own.model, own.continuous
-    held = {name: values[name] for name in own.held}
+    values_held = {name: values[name] for name in own.held}
+    held = {**values_held, STANDARDISED: jnp.asarray(False)} if own.choosable else values_held
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), point)
     u, unravel = ravel_pytree(zeros)
 
     def unconstrained(values):
-        trace = handlers.trace(model.held_at(values)).get_trace()
-        return flatten(_unconstrain(trace, values, names))
+        known = {name: value for name, value in values.items() if name != STANDARDISED}
+        trace = handlers.trace(model.held_at(known)).get_trace()
+        return flatten(_unconstrain(trace, known, own, values.get(STANDARDISED)))
 
     def sample_base(rng_key, held):
-        run = handlers.seed(handlers.condition(model.joint(), data=held), rng_key)
+        known = {name: held[name] for name in own.held}
+        run = handlers.seed(handlers.condition(model.joint(), data=known), rng_key)
         trace = handlers.trace(run).get_trace()
         return unconstrained({**held, **{name: trace[name]["value"] for name in own.integral.integrated}})
 
     def sample_target(rng_key, held):
         assert posterior_sampler is not None
-        drawn = posterior_sampler(rng_key, held)
+        drawn = posterior_sampler(rng_key, {name: held[name] for name in own.held})
         _check_posterior_draw(drawn, {name: values[name] for name in names})
         return unconstrained({**held, **drawn})
+
+    def restate(u, held):
+        known = {name: held[name] for name in own.held}
+        trace = own.trace_at(unravel(u), known)
+        return unconstrained({**held, **{name: trace[name]["value"] for name in names}})
 
     def density(function):
         return lambda u, held: function(unravel(u), held)
@@ -255,7 +287,8 @@ def _stage_integral(
         log_base, log_ratio = (
             stage(density(function), u, held, differentiable=gradients) for function in (own.log_base, own.log_ratio)
         )
-    integrand = Integrand(base, log_base, log_ratio, sampler)
+    mover = stage(restate, u, held) if own.choosable else None
+    integrand = Integrand(base, log_base, log_ratio, sampler, by_site, mover)
 
     def coordinates():
         def constrain(u, held):
@@ -263,11 +296,11 @@ def _stage_integral(
             return {name: trace[name]["value"] for name in names}, site_log_probs(trace, ())[JACOBIAN]
 
         integrated = {name: values[name] for name in names}
-        back = stage(lambda own, held: unconstrained({**held, **own}), integrated, held)
-        return Coordinates(stage(constrain, u, held), back, _shapes(integrated), _shapes(held))
+        back = stage(lambda own, held: unconstrained({**held, **own}), integrated, values_held)
+        return Coordinates(stage(constrain, u, values_held), back, _shapes(integrated), _shapes(values_held))
 
-    flat_target = FlatTarget(integrand, _shapes(held))
-    return StagedIntegral(own.integral.key, integrand, own.held, u.size, by_site, flat_target, coordinates)
+    flat_target = FlatTarget(integrand, _shapes(values_held))
+    return StagedIntegral(own.integral.key, integrand, own.held, u.size, flat_target, coordinates)
 
 
 def _check_posterior_draw(drawn: Any, expected: Values) -> None:

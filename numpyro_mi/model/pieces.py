@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import random
 from numpyro import handlers
-from numpyro.infer.util import _unconstrain_reparam
 
 from numpyro_mi.decomposition import LogMarginal
 from numpyro_mi.model import integral_checks
+from numpyro_mi.model.coordinates import STANDARDISED, frame, substitute_points
 from numpyro_mi.model.staging import depends_on
 from numpyro_mi.model.sum_plans import layouts, plan
 from numpyro_mi.model.sums import Layout, Sum, Tables
@@ -22,7 +22,9 @@ class Piece:
     """The integrand of one log-marginal.
 
     In all methods `points` are the continuous integrated sites in unconstrained coordinates and `held` the
-    values of the sites that the integral is conditioned on, both by name.
+    values of the sites that the integral is conditioned on, both by name. If `held` has an entry `STANDARDISED`,
+    true or false, it says which coordinates those are of the sites in `standard`; without one, and for all
+    others, they are those of the sites' supports.
 
     Parameters
     ----------
@@ -30,6 +32,13 @@ class Piece:
         The model.
     integral
         The log-marginal.
+
+    Attributes
+    ----------
+    standard
+        Integrated sites that can be standardised.
+    choosable
+        Whether that changes more than the units of their coordinates.
 
     Raises
     ------
@@ -51,11 +60,13 @@ class Piece:
         self._scopes = {name: scope for name, scope in scopes.items() if scope}
         self._own = [name for name in integral.factors if name in integral.integrated]
         self._sum = self._plan() if self.summed else None
+        self.standard, self.choosable = self._frames()
 
     def trace_at(self, points: Values, held: Values) -> dict[str, dict]:
         """The model at one point."""
-        moved = handlers.substitute(self.model.held_at(held), substitute_fn=partial(_unconstrain_reparam, points))
-        return handlers.trace(moved).get_trace()
+        values = {name: value for name, value in held.items() if name != STANDARDISED}
+        place = partial(substitute_points, points, self.standard, held.get(STANDARDISED))
+        return handlers.trace(handlers.substitute(self.model.held_at(values), substitute_fn=place)).get_trace()
 
     def log_base(self, points: Values, held: Values) -> jax.Array:
         """Log-density of the conditionals of the integrated sites, nats."""
@@ -114,12 +125,28 @@ class Piece:
             return
 
         def transformed(inputs):
-            trace = self.trace_at({}, inputs)
+            trace = handlers.trace(self.model.held_at(inputs)).get_trace()
             return {name: jax.tree.leaves(trace[name]["fn"].support) for name in self.continuous}
 
         for name, used in depends_on(transformed, dict(values)).items():
             if used & set(self.summed):
                 integral_checks.refuse_moving_support(name, sorted(used & set(self.summed)))
+
+    def _frames(self) -> tuple[tuple[str, ...], bool]:
+        """`standard` and `choosable`."""
+        linear: dict[str, str] = {}
+
+        def leaves(inputs):
+            trace = handlers.trace(self.model.held_at(inputs)).get_trace()
+            found = {name: frame(trace[name]["fn"]) for name in self.continuous}
+            linear.update({name: own.linear for name, own in found.items() if own is not None})
+            return {name: (own.loc, own.scale) for name, own in found.items() if own is not None}
+
+        if not self.continuous:
+            return (), False
+        used = depends_on(leaves, jax.eval_shape(self.model.simulate, random.key(0)))
+        standard = tuple(name for name, by in used.items() if not by & set(self.summed))
+        return standard, any(used[name] or linear[name] != "elements" for name in standard)
 
     def _factors(self, points: Values, held: Values) -> tuple[Values, Tables]:
         """Factors that depend on no summed site, with the log-determinant, and tables of the others."""

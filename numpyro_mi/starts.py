@@ -1,0 +1,254 @@
+"""Integrals with the frozen settings of their chains: the same for all data sets, or of each one's own pilots.
+
+Where data sets differ as much as those of a hierarchical model, no step size or mass fits all of them. Then each
+data set has forward pilot chains, which adapt, and whose settings its scored chains use. Of several starts (the
+prior in either coordinates, or a guide) it may also take the one whose pilots have the highest mean log-weight:
+all of them bound the same evidence from below, so that is the one closest to it.
+
+Validity: what is chosen depends on the data set and on noise of its own, never on the simulated latent or on a
+scored chain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_mi.annealing import FORWARD, REVERSE, Path, forward_chain, keyed_randomness, reverse_chain
+from numpyro_mi.guides.base import Conditional, guide_stats
+from numpyro_mi.integrals import ModelIntegral
+from numpyro_mi.kernels.base import StepSettings
+from numpyro_mi.model.densities import flatten
+from numpyro_mi.targets import AnnealedTarget
+from numpyro_mi.tuning import Pilot, smallest, sweep
+
+_TEMPERATURES = 50  # of pilot chains, at most
+_MIN_MOVES = 48
+_WORTH = 0.9  # a choice for each data set costs more pilots, so it has to make the gap so much smaller
+
+PlannedIntegral: TypeAlias = "SharedSettings | OwnSettings"
+"""An `AnnealedIntegral` with the path of each data set's chains."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class SharedSettings:
+    """An integral whose chains have the same settings for all data sets.
+
+    Attributes
+    ----------
+    start
+        The integral with its base.
+    frozen
+        Temperatures and settings.
+    """
+
+    start: ModelIntegral
+    frozen: Path
+
+    def condition(self, held: Any, rng_key: jax.Array) -> Conditional | None:
+        """The guide at the held values."""
+        return self.start.condition(held, rng_key)
+
+    def target(self, held: Any, conditional: Conditional | None) -> AnnealedTarget:
+        """The target, in the coordinates that chains run in."""
+        return self.start.target(held, conditional)
+
+    def coordinates(self, held: Any, conditional: Conditional | None, u: jax.Array) -> jax.Array:
+        """An unconstrained point in those coordinates."""
+        return self.start.coordinates(held, conditional, u)
+
+    def path(self, conditional: Conditional | None) -> Path:
+        """Temperatures and settings."""
+        return self.frozen
+
+    def stats(self, conditional: Conditional | None) -> dict[str, jax.Array]:
+        """What is to be kept with a draw."""
+        return guide_stats(conditional)
+
+
+class Chosen(NamedTuple):
+    """What the pilots of one data set found.
+
+    Attributes
+    ----------
+    start
+        Index of it.
+    conditional
+        The guide at the data set, if a start has one.
+    settings
+        Of the start's chains at the inner temperatures.
+    num_grad
+        Gradients of the pilots.
+    scores
+        Mean log-weight of the pilots of each start.
+    """
+
+    start: jax.Array
+    conditional: Conditional | None
+    settings: StepSettings
+    num_grad: jax.Array
+    scores: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class OwnSettings:
+    """An integral whose chains have settings from pilots of the same data set.
+
+    Attributes
+    ----------
+    starts
+        Of one integrand, and at most one guide, from which each data set takes one.
+    betas
+        All temperatures, shape `(T+1,)`.
+    increments
+        Their differences.
+    index
+        Which temperatures pilots run on.
+    kernel
+        That of all chains.
+    """
+
+    starts: tuple[ModelIntegral, ...]
+    betas: jax.Array
+    increments: jax.Array
+    index: tuple[int, ...] = field(metadata={"static": True})
+    kernel: Any = field(metadata={"static": True})
+
+    def condition(self, held: Any, rng_key: jax.Array) -> Chosen:
+        """Run the pilots of one data set."""
+        guide_key, *keys = jax.random.split(rng_key, 1 + len(self.starts))
+        guided = [start for start in self.starts if start.guide is not None]
+        conditional = guided[0].condition(held, guide_key) if guided else None
+        found = [self._pilots(start, held, conditional, key) for start, key in zip(self.starts, keys, strict=True)]
+        settings, scores, costs = zip(*found, strict=True)
+        best = jnp.stack(scores)
+        start = jnp.argmax(jnp.where(jnp.isnan(best), -jnp.inf, best))
+        own = jax.tree.map(lambda *leaves: jnp.stack(leaves)[start], *settings)
+        return Chosen(start, conditional, own, sum(costs, jnp.asarray(0)), best)
+
+    def _pilots(
+        self, start: ModelIntegral, held: Any, conditional: Conditional | None, rng_key: jax.Array
+    ) -> tuple[StepSettings, jax.Array, jax.Array]:
+        """Settings at all inner temperatures, the mean log-weight, and gradients, of one start."""
+        shape = jax.eval_shape(start.target(held, conditional).sample_base, rng_key)
+        pilot = Pilot(rng_key, held, conditional, jnp.zeros(shape.shape, shape.dtype))
+        one = jax.tree.map(lambda leaf: leaf[None], pilot)
+        moves = -(-_MIN_MOVES // (len(self.index) - 2))
+        coarse, step_size = self.betas[jnp.asarray(self.index)], jnp.asarray(0.5 * self.kernel.max_step_size)
+        steps, masses, log_weight, num_grad = sweep(start, self.kernel, moves, True, coarse, one, None, step_size)
+        known, inner = np.asarray(self.index[1:-1]), np.arange(1, len(self.betas) - 1)
+        between = np.stack([np.interp(inner, known, unit) for unit in np.eye(len(known))], 1)
+        settings = StepSettings(
+            self.betas[1:-1], jnp.exp(between @ jnp.log(steps)), jnp.tensordot(between, masses, axes=1)
+        )
+        return settings, log_weight.mean(), num_grad
+
+    def target(self, held: Any, chosen: Chosen) -> AnnealedTarget:
+        """The target of the chosen start, in its coordinates."""
+        first = self.starts[0]
+        if len(self.starts) == 1:
+            return first.target(held, chosen.conditional)
+        target = first.integrand.target(held, self._flag(chosen, "standardised"))
+        guide = next((start.guide for start in self.starts if start.guide is not None), None)
+        if guide is None or chosen.conditional is None:
+            return target
+        guided = self._flag(chosen, "guided")
+        at = _where_guided(guided, chosen.conditional)
+        log_det, exact = at.log_det(), first.integrand.target(held).sample_target
+
+        def log_base(v: jax.Array) -> jax.Array:
+            return jnp.where(guided, guide.log_prob(at, v), target.log_base(at.unwhiten(v)))
+
+        def log_ratio(v: jax.Array) -> jax.Array:
+            u = at.unwhiten(v)
+            rest = target.log_base(u) + log_det - guide.log_prob(at, v)
+            return target.log_ratio(u) + jnp.where(guided, rest, 0.0)
+
+        return AnnealedTarget(
+            lambda rng_key: jnp.where(guided, guide.sample(at, rng_key), target.sample_base(rng_key)),
+            log_base,
+            log_ratio,
+            None if exact is None else lambda rng_key: self.coordinates(held, chosen, exact(rng_key)),
+        )
+
+    def coordinates(self, held: Any, chosen: Chosen, u: jax.Array) -> jax.Array:
+        """A point in the coordinates of the chosen start."""
+        points = [start.coordinates(held, chosen.conditional, u) for start in self.starts]
+        return jnp.stack(points)[chosen.start]
+
+    def path(self, chosen: Chosen) -> Path:
+        """Temperatures and settings of the data set."""
+        return Path(self.increments, chosen.settings)
+
+    def stats(self, chosen: Chosen) -> dict[str, jax.Array]:
+        """What is to be kept with a draw."""
+        flags = {f"start_{name}": self._flag(chosen, name).astype(int) for name in ("standardised", "guided")}
+        return {**guide_stats(chosen.conditional), **flags, "start_num_grad": chosen.num_grad}
+
+    def _flag(self, chosen: Chosen, name: str) -> jax.Array:
+        return jnp.asarray([getattr(start, name) for start in self.starts])[chosen.start]
+
+
+def own_settings(starts: Sequence[ModelIntegral], kernel: Any, betas: np.ndarray) -> OwnSettings:
+    """An integral with pilots for each data set, on some of the temperatures `(T+1,)`."""
+    last = len(betas) - 1
+    index = np.unique(np.linspace(0, last, min(last, _TEMPERATURES) + 1).round().astype(int))
+    increments = jnp.asarray(np.diff(np.asarray(betas, np.float64)))
+    return OwnSettings(tuple(starts), jnp.asarray(betas), increments, tuple(index.tolist()), kernel)
+
+
+def choose_starts(
+    starts: Sequence[ModelIntegral], kernel: Any, betas: np.ndarray, keys: jax.Array, held: Any, points: Any
+) -> tuple[OwnSettings, dict[str, int]]:
+    """Leave the choice to each data set if that pays, else the one start with the smallest mean gap on pilot draws.
+
+    Returns
+    -------
+    integral
+        With the starts that are left.
+    cost
+        Gradient evaluations, "forward" and "reverse".
+    """
+    single = [own_settings([start], kernel, betas) for start in starts]
+    cost = {"forward": 0, "reverse": 0}
+    if len(starts) == 1:
+        return single[0], cost
+    found = [jax.device_get(_gaps(own, keys, held, points)) for own in single]
+    gaps, scores, forward, reverse = (np.stack(part).astype(np.float64) for part in zip(*found, strict=True))
+    cost["forward"], cost["reverse"] = int(forward.sum()), int(reverse.sum())
+    best = smallest(gaps)
+    chosen = np.take_along_axis(gaps, np.where(np.isnan(scores), -np.inf, scores).argmax(0)[None], 0)
+    pays = smallest(np.concatenate([_WORTH * gaps[best][None], chosen])) == 1
+    return own_settings(starts, kernel, betas) if pays else single[best], cost
+
+
+@jax.jit
+def _gaps(integral, keys, held, points):
+    """Single-chain gaps of pilot draws, the scores of their pilots, and costs."""
+
+    def one(key, held, point):
+        pilot_key, chain_key = jax.random.split(key)
+        chosen = integral.condition(held, pilot_key)
+        target, path = integral.target(held, chosen), integral.path(chosen)
+        exact = integral.coordinates(held, chosen, flatten(point))
+        randomness, zero = keyed_randomness(target, integral.kernel, chain_key, exact), jnp.asarray(0)
+        forward = forward_chain(
+            target, integral.kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t)
+        )
+        reverse = reverse_chain(target, integral.kernel, path, exact, lambda t: randomness.noise(REVERSE, zero, t))
+        cost = chosen.num_grad + forward.num_grad, reverse.num_grad
+        return reverse.log_weight - forward.log_weight, chosen.scores[0], *cost
+
+    return jax.vmap(one)(keys, held, points)
+
+
+def _where_guided(guided: jax.Array, conditional: Conditional) -> Conditional:
+    """The guide's coordinates, or none."""
+    loc, scale = conditional.loc, conditional.scale
+    one = jnp.ones_like(scale) if scale.ndim == 1 else jnp.eye(loc.size, dtype=scale.dtype)
+    return conditional._replace(loc=jnp.where(guided, loc, 0.0), scale=jnp.where(guided, scale, one))
