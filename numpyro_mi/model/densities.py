@@ -18,6 +18,7 @@ from numpyro.distributions import biject_to
 
 from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
+from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
@@ -213,13 +214,19 @@ def _joint_draw(model: JointModel, integrals: Sequence[Piece], sums: Sequence[Pi
     for own in (*integrals, *sums):
         for name, error in own.misread(values).items():
             misread[name] = jnp.maximum(misread.get(name, 0.0), error)
-    points = tuple(_unconstrain(trace, values, own.continuous) for own in integrals)
+    points = tuple(_unconstrain(trace, values, own.continuous, drawing) for own in integrals)
     return JointDraw(values, log_probs, drift, misread, points, tuple(own.log_total({}, values) for own in sums))
 
 
-def _unconstrain(trace: Mapping[str, dict], values: Values, names: Sequence[str]) -> Values:
-    """Integrated sites on the real line; the transform is the one of this draw's own support."""
-    return {name: biject_to(trace[name]["fn"].support).inv(values[name]) for name in names}
+def _unconstrain(
+    trace: Mapping[str, dict], values: Values, names: Sequence[str], drawing: Mapping[str, dict] | None = None
+) -> Values:
+    """Integrated sites on the real line; the transform is the one of this draw's own support.
+
+    `drawing` is the trace that drew them, if one did.
+    """
+    found = {name: biject_to(trace[name]["fn"].support).inv(values[name]) for name in names}
+    return {name: drawn_point(drawing[name], point) for name, point in found.items()} if drawing else found
 
 
 def _stage_integral(
@@ -230,14 +237,14 @@ def _stage_integral(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), point)
     u, unravel = ravel_pytree(zeros)
 
-    def unconstrained(values):
+    def unconstrained(values, drawing=None):
         trace = handlers.trace(model.held_at(values)).get_trace()
-        return flatten(_unconstrain(trace, values, names))
+        return flatten(_unconstrain(trace, values, names, drawing))
 
     def sample_base(rng_key, held):
         run = handlers.seed(handlers.condition(model.joint(), data=held), rng_key)
         trace = handlers.trace(run).get_trace()
-        return unconstrained({**held, **{name: trace[name]["value"] for name in own.integral.integrated}})
+        return unconstrained({**held, **{name: trace[name]["value"] for name in own.integral.integrated}}, trace)
 
     def sample_target(rng_key, held):
         assert posterior_sampler is not None
