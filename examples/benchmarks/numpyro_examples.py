@@ -1,8 +1,8 @@
 """The default method on ten models of the kind that NumPyro's examples show, as their users write them.
 
 Prints one JSON line a model: the bounds, the gap over joint draws (mean, median, worst, and the share of the worst
-draw in all that is positive of it), terms that are not finite, seconds and gradient evaluations. The models are those of
-`tests/example_models.py`.
+draw in all that is positive of it), terms that are not finite, seconds and gradient evaluations. The models are those
+of `tests/example_models.py`.
 
     python examples/benchmarks/numpyro_examples.py --models baseball horseshoe
 """
