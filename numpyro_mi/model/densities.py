@@ -19,6 +19,7 @@ from numpyro.distributions import biject_to
 from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.coordinates import STANDARDISED, locate
+from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
@@ -230,19 +231,29 @@ def _joint_draw(model: JointModel, integrals: Sequence[Piece], sums: Sequence[Pi
     for own in (*integrals, *sums):
         for name, error in own.misread(values).items():
             misread[name] = jnp.maximum(misread.get(name, 0.0), error)
-    points = tuple(_unconstrain(trace, values, own) for own in integrals)
+    points = tuple(_unconstrain(trace, values, own, drawing) for own in integrals)
     return JointDraw(values, log_probs, drift, misread, points, tuple(own.log_total({}, values) for own in sums))
 
 
-def _unconstrain(trace: Mapping[str, dict], values: Values, own: Piece, standardised: Any = None) -> Values:
-    """Integrated sites on the real line; the transform is the one of this draw's own support, or frame."""
+def _unconstrain(
+    trace: Mapping[str, dict],
+    values: Values,
+    own: Piece,
+    drawing: Mapping[str, dict] | None = None,
+    standardised: Any = None,
+) -> Values:
+    """Integrated sites on the real line; the transform is the one of this draw's own support, or frame.
+
+    `drawing` is the trace that drew them, if one did.
+    """
     points = {}
     for name in own.continuous:
         fn = trace[name]["fn"]
-        if standardised is None or name not in own.standard:
-            points[name] = biject_to(fn.support).inv(values[name])
-        else:
+        if standardised is not None and name in own.standard:
             points[name] = locate(fn, values[name], standardised)
+            continue
+        point = biject_to(fn.support).inv(values[name])
+        points[name] = point if drawing is None else drawn_point(drawing[name], point)
     return points
 
 
@@ -255,16 +266,16 @@ def _stage_integral(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), point)
     u, unravel = ravel_pytree(zeros)
 
-    def unconstrained(values):
+    def unconstrained(values, drawing=None):
         known = {name: value for name, value in values.items() if name != STANDARDISED}
         trace = handlers.trace(model.held_at(known)).get_trace()
-        return flatten(_unconstrain(trace, known, own, values.get(STANDARDISED)))
+        return flatten(_unconstrain(trace, known, own, drawing, values.get(STANDARDISED)))
 
     def sample_base(rng_key, held):
         known = {name: held[name] for name in own.held}
         run = handlers.seed(handlers.condition(model.joint(), data=known), rng_key)
         trace = handlers.trace(run).get_trace()
-        return unconstrained({**held, **{name: trace[name]["value"] for name in own.integral.integrated}})
+        return unconstrained({**held, **{name: trace[name]["value"] for name in own.integral.integrated}}, trace)
 
     def sample_target(rng_key, held):
         assert posterior_sampler is not None
@@ -273,9 +284,10 @@ def _stage_integral(
         return unconstrained({**held, **drawn})
 
     def restate(u, held):
-        known = {name: held[name] for name in own.held}
-        trace = own.trace_at(unravel(u), known)
-        return unconstrained({**held, **{name: trace[name]["value"] for name in names}})
+        points, known = unravel(u), {name: held[name] for name in own.held}
+        trace = own.trace_at(points, known)
+        moved = {name: locate(trace[name]["fn"], trace[name]["value"], held[STANDARDISED]) for name in own.standard}
+        return flatten({**points, **moved})
 
     def density(function):
         return lambda u, held: function(unravel(u), held)

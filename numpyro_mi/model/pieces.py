@@ -151,7 +151,7 @@ class Piece:
     def _factors(self, points: Values, held: Values) -> tuple[Values, Tables]:
         """Factors that depend on no summed site, with the log-determinant, and tables of the others."""
         names = [name for name in self.integral.factors if name not in self._scopes]
-        plain = site_log_probs(self.trace_at(points, held), names, self.continuous)
+        plain = site_log_probs(self.trace_at(points, held), names, self.continuous, points)
         return plain, {} if self._sum is None else self._tables(points, held)
 
     def _tables(self, points: Values, held: Values) -> Tables:
@@ -159,7 +159,7 @@ class Piece:
 
         def at(values: Values) -> Tables:
             trace = self.trace_at(points, {**held, **values})
-            tables = site_log_prob_tables(trace, tuple(self._scopes), self.continuous)
+            tables = site_log_prob_tables(trace, tuple(self._scopes), self.continuous, points)
             return {name: tables[name] for name in self._scopes}
 
         values = {name: jnp.asarray(value) for name, value in self._sum.configurations().items()}

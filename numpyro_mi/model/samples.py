@@ -1,8 +1,8 @@
 """A model as a source of joint samples: for methods that need no likelihood."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from numpyro.infer.util import _unconstrain_reparam
 
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.densities import features, flatten
+from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
@@ -95,28 +96,30 @@ def _sample(model: JointModel, prior: bool, rng_key: jax.Array) -> Sample:
         drift = jnp.stack(
             [jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.latent]
         ).max()
-    u = {name: _unconstrained(trace[name]["fn"], values[name]) for name in model.latent}
+    u = {name: _unconstrained(trace[name]["fn"], drawing[name]) for name in model.latent}
     x = features({name: known_value(drawing[name]) for name in model.data})
     return Sample(flatten(u), x, drift)
 
 
-def _unconstrained(fn, value: jax.Array) -> jax.Array:
+def _unconstrained(fn, drawn: Mapping[str, Any]) -> jax.Array:
+    """A draw on the real line, by the transform of the given distribution."""
     if fn.support is None or fn.support.is_discrete:
-        return jnp.asarray(value, float)
-    return biject_to(fn.support).inv(value)
+        return jnp.asarray(drawn["value"], float)
+    return drawn_point(drawn, biject_to(fn.support).inv(drawn["value"]))
 
 
 def _log_prior(model: JointModel) -> Callable[[jax.Array], jax.Array]:
     def points(rng_key: jax.Array) -> Values:
         drawing = model.drawing_trace(rng_key)
-        return {name: _unconstrained(drawing[name]["fn"], drawing[name]["value"]) for name in model.latent}
+        return {name: _unconstrained(drawing[name]["fn"], drawing[name]) for name in model.latent}
 
     example = jax.eval_shape(points, random.key(0))
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example))
 
     def log_prior(u: jax.Array) -> jax.Array:
-        moved = handlers.substitute(model.held_at({}), substitute_fn=partial(_unconstrain_reparam, unravel(u)))
-        found = site_log_probs(handlers.trace(moved).get_trace(), model.latent, model.latent)
+        at = unravel(u)
+        moved = handlers.substitute(model.held_at({}), substitute_fn=partial(_unconstrain_reparam, at))
+        found = site_log_probs(handlers.trace(moved).get_trace(), model.latent, model.latent, at)
         return sum((found[name] for name in model.latent), found[JACOBIAN])
 
     return log_prior

@@ -10,6 +10,7 @@ So validation is switched off here, and supports are checked with room for round
 import contextlib
 import copy
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -23,30 +24,40 @@ from numpyro.distributions.distribution import (
     Unit,
 )
 
+from numpyro_mi.model.logits import by_logit
 from numpyro_mi.model.sites import WRAPPERS, ingredients, unwrapped
 
 JACOBIAN = "<jacobian>"  # no site is named like this
 _ROUNDING = 2.0  # units in the last place, of the value and of the bound
 _WIDENING = 0.02  # of the distance between two bounds
 
+_NONE: Mapping[str, jax.Array] = MappingProxyType({})
+
 Test = Callable[[jax.Array], jax.Array]
 
 
 def site_log_probs(
-    trace: Mapping[str, dict], names: Collection[str], moved: Collection[str] = ()
+    trace: Mapping[str, dict],
+    names: Collection[str],
+    moved: Collection[str] = (),
+    points: Mapping[str, jax.Array] = _NONE,
 ) -> dict[str, jax.Array]:
     """Log-density of each named site of a trace, summed over its elements; see `site_log_prob_tables`."""
-    return {name: jnp.sum(value) for name, value in site_log_prob_tables(trace, names, moved).items()}
+    return {name: jnp.sum(value) for name, value in site_log_prob_tables(trace, names, moved, points).items()}
 
 
 def site_log_prob_tables(
-    trace: Mapping[str, dict], names: Collection[str], moved: Collection[str] = ()
+    trace: Mapping[str, dict],
+    names: Collection[str],
+    moved: Collection[str] = (),
+    points: Mapping[str, jax.Array] = _NONE,
 ) -> dict[str, jax.Array]:
     """Log-density of each named site of a trace, element by element.
 
     Sites in `moved` come from the real line through their declared support, which is wider than the
     true one where a transform does not know its domain (an affine map of an exponential). The
-    log-determinants of their maps are summed under `JACOBIAN`.
+    log-determinants of their maps are summed under `JACOBIAN`. The unconstrained points that they come from are
+    `points`, where these are known.
     """
     found: dict[str, jax.Array] = {JACOBIAN: jnp.zeros(())}
     for name, site in trace.items():
@@ -54,6 +65,7 @@ def site_log_prob_tables(
             continue
         if name in names:
             fn = on_support(site["fn"], moves=name in moved)
+            fn = by_logit(fn, points[name]) if name in points else fn
             found[name] = fn.log_prob(jnp.asarray(site["value"]))
         elif isinstance(unwrapped(site["fn"]), Unit):
             # Models with a factor of their own are refused, so this is a log-determinant.
