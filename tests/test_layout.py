@@ -60,11 +60,12 @@ ROOMS = {
     "api": ["rows", "arrays", "sample_driver", "config", "environment", "results"],
     "model_evidence": ["api", "report"],
     "information": ["api", "report"],
-    "designs": ["api", "report"],
+    "gains": ["results", "report"],
+    "designs": ["api", "gains"],
     "comparison_report": ["report"],
     "comparison": ["results", "comparison_report"],
     "comparing": ["api", "comparison"],
-    "plots": ["comparison"],
+    "plots": ["comparison", "gains"],
 }
 # Two pairs may know each other: a result prints and stores itself, imported where it is used.
 LAZY = {("results", "report"), ("results", "storage")}
