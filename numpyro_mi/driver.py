@@ -53,6 +53,11 @@ class RawRun(NamedTuple):
     seconds: dict[str, float]
     num_requested: int
 
+    @property
+    def num_scored(self) -> int:
+        """Joint draws scored."""
+        return len(self.terms[0][0])
+
 
 def run(
     staged: StagedModel,
@@ -62,37 +67,52 @@ def run(
     num_samples: int,
     batch_size: int | None,
     progress_bar: bool,
+    resume: RawRun | None = None,
 ) -> RawRun:
-    """Check, tune, then score `num_samples` joint draws; `staged` holds what is in any of the rows."""
+    """Check, tune, then score `num_samples` joint draws; `staged` holds what is in any of the rows.
+
+    `resume`, an earlier run of the same, is continued to `num_samples` draws with its own plans and guides.
+    """
     size = block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
+    done = 0 if resume is None else resume.num_scored
     watch = Stopwatch()
-    with Progress(-(-num_samples // size), progress_bar) as progress:
-        progress.stage("checking the model")
-        pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
-        guides = _fit(staged, method, pilots, rng_key, progress)
-        integrals = [
-            ModelIntegral(integral.integrand, guide) for integral, guide in zip(staged.integrals, guides, strict=True)
-        ]
-        plans, cost = _tune(staged, integrals, method, pilots, rng_key, progress)
-        seconds = {"tuning": watch.lap()}
+    with Progress(-(-(num_samples - done) // size), progress_bar) as progress:
+        if resume is None:
+            progress.stage("checking the model")
+            pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
+            guides = _fit(staged, method, pilots, rng_key, progress)
+            integrals = _based(staged, guides)
+            plans, cost = _tune(staged, integrals, method, pilots, rng_key, progress)
+            seconds = {"tuning": watch.lap(), "scoring": 0.0, "compiling": 0.0}
+        else:
+            guides = list(resume.guides) or [None] * len(staged.integrals)
+            integrals = _based(staged, guides)
+            plans, cost, seconds = list(resume.plans), dict(resume.cost), dict(resume.seconds)
         scored = _Scored(rows, staged, integrals, method, [plan.path() for plan in plans])
+        if resume is not None:
+            scored.preload(resume)
         progress.stage("compiling and scoring")
         try:
-            for first, draws in blocks(staged.draw, role_key(rng_key, Role.JOINT), num_samples, size):
+            for first, draws in blocks(staged.draw, role_key(rng_key, Role.JOINT), num_samples, size, done):
                 scored.add(draws, rng_key, first, min(size, num_samples - first))
                 progress.stage("scoring")
                 progress.block(*scored.running())
         except KeyboardInterrupt:
             if scored.count < 2:
                 raise
-        seconds["scoring"] = watch.lap()
-    seconds["compiling"] = watch.compiling
+        seconds["scoring"] += watch.lap()
+    seconds["compiling"] += watch.compiling
     terms, stats = scored.gathered()
     for name in ("forward", "reverse", "guide"):
         spent = [stat[f"{name}_num_grad"].sum() for stat in stats if f"{name}_num_grad" in stat]
         if spent:
             cost[f"scored_{name}"] = int(sum(spent))
     return RawRun(terms, stats, tuple(plans), tuple(guide for guide in guides if guide), cost, seconds, num_samples)
+
+
+def _based(staged: StagedModel, guides: list[FittedGuide | None]) -> list[ModelIntegral]:
+    """Each integral with the guide that its path starts from."""
+    return [ModelIntegral(own.integrand, guide) for own, guide in zip(staged.integrals, guides, strict=True)]
 
 
 class _Scored:
@@ -112,6 +132,18 @@ class _Scored:
         self._accept: dict[tuple[int, str], np.ndarray] = {}
         self.count = 0
         self._sums = np.zeros(2)
+
+    def preload(self, raw: RawRun) -> None:
+        """Start from the draws of an earlier run."""
+        stats = []
+        for i, found in enumerate(raw.stats):
+            stats.append({name: value for name, value in found.items() if not name.endswith("_accept_prob")})
+            for direction in ("forward", "reverse"):
+                if f"{direction}_accept_prob" in found:
+                    self._accept[i, direction] = raw.num_scored * found[f"{direction}_accept_prob"]
+        self._blocks.append((list(raw.terms), stats))
+        self.count += raw.num_scored
+        self._sums += [terms.sum() for terms in raw.terms[0]]
 
     def add(self, draws: JointDraw, rng_key: jax.Array, start: int, count: int) -> None:
         """Score one block; of its draws only the first `count` belong to the run."""
