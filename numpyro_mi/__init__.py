@@ -9,6 +9,7 @@ from numpyro_mi.bounds.nearest_neighbors import KSG
 from numpyro_mi.comparing import compare
 from numpyro_mi.comparison import Comparison
 from numpyro_mi.critics import MLPCritic, SeparableCritic
+from numpyro_mi.design_gradient import GainGradient, information_gain_gradient
 from numpyro_mi.designs import expected_information_gain
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
@@ -43,6 +44,7 @@ __all__ = [
     "EvidenceBounds",
     "FlowGuide",
     "GIWAE",
+    "GainGradient",
     "GuideFunction",
     "IM",
     "IR",
@@ -69,6 +71,7 @@ __all__ = [
     "compare",
     "evidence_bounds",
     "expected_information_gain",
+    "information_gain_gradient",
     "information_table",
     "load_fitted",
     "mi_bounds",
