@@ -73,6 +73,11 @@ def skewed(a):
     sample("y", dist.StudentT(4, x, jnp.exp(a)))
 
 
+def partly(a):
+    z = sample("z", dist.Normal(0, 1))
+    sample("x", dist.Normal(a * z * jnp.ones(4), 1).mask(jnp.arange(4) < 3).to_event(1))
+
+
 CASES = {
     "angle": (angle, {"a": 0.7}, "w", "y", {"model_kwargs": {"deviations": (10.0, 2.0)}}),
     "positional": (angle, (np.float64(0.2),), "w", "y", {"model_args": ((1.0, 2.0),)}),
@@ -84,6 +89,7 @@ CASES = {
         {},
     ),
     "support of the latent": (uniform, {"a": 2.0}, "z", "x", {}),
+    "masked": (partly, {"a": 0.8}, "z", "x", {}),
     "transformed": (skewed, {"a": 0.4}, "z", ["x", "y"], {}),
 }
 
@@ -215,6 +221,11 @@ def shifted(a):
     sample("x", dist.TransformedDistribution(base, dist.transforms.AffineTransform(z, jnp.exp(a))))
 
 
+def masked(a):
+    z = sample("z", dist.Normal(0, 1))
+    sample("x", dist.Normal(z * jnp.ones(4), 1).mask(jnp.arange(4) < a).to_event(1))
+
+
 def nuisance(a):
     z, w = sample("z", dist.Normal(0, 1)), sample("w", dist.Normal(0, 1))
     sample("x", dist.Normal(a * z + w, 1))
@@ -239,6 +250,7 @@ def sizes(a):
         (window, "z", ValueError, "support of data 'x' moves with other sites or with the design"),
         (cut, "z", ValueError, "support of data 'x' moves"),
         (shifted, "z", ValueError, "support of data 'x' moves"),
+        (masked, "z", ValueError, "cells of data 'x' are masked depends on the design"),
         (nuisance, "z", ValueError, r"here are 2 integrals \(z, w; w\): name every latent"),
         (branch, "z", TypeError, "value of it is a size, or decides something in Python"),
         (sizes, "z", TypeError, "value of it is a size, or decides something in Python"),

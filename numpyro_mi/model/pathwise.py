@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 from jax import random
 from numpyro import handlers
 from numpyro.distributions.distribution import Distribution, TransformedDistribution
 
 from numpyro_mi.model.checks import ModelError, listed
-from numpyro_mi.model.sites import ingredients, unwrapped
+from numpyro_mi.model.sites import ingredients, mask_of, unwrapped
 from numpyro_mi.model.staging import depends_on
 from numpyro_mi.model.support import bounds_of
 from numpyro_mi.model.trace import JointModel
@@ -66,15 +67,23 @@ def check_smooth(at_design: AtDesign, design: Any, data: Sequence[str]) -> None:
         trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[_KEY])
         return {name: list(_edges(trace[name]["fn"])) for name in data}
 
+    def masks(inputs):
+        trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[_KEY])
+        return {name: jnp.asarray(mask_of(trace[name]["fn"])) for name in masked}
+
+    masked = [name for name in at_design(design).sites if at_design(design).traced[name].masked]
     inputs = {_DESIGN: design, _KEY: random.key(0)}
     with differentiable_in_design():
         moved = [name for name, used in depends_on(values, inputs).items() if _DESIGN in used]
         moving = [name for name, used in depends_on(edges, inputs).items() if used]
+        jumping = [name for name, used in depends_on(masks, inputs).items() if _DESIGN in used]
     for name in moved:
         if not smooth[name]:
             _refuse_draws(name)
     if moving:
         _refuse_support(moving)
+    if jumping:
+        _refuse_mask(jumping)
 
 
 def _edges(fn: Distribution) -> Iterator[Any]:
@@ -99,4 +108,11 @@ def _refuse_support(names: Sequence[str]) -> NoReturn:
     raise ValueError(
         f"the support of data {listed(names)} moves with other sites or with the design, so that weights jump to zero "
         "at its edge and the pathwise gradient is biased: compare several designs by expected_information_gain."
+    )
+
+
+def _refuse_mask(names: Sequence[str]) -> NoReturn:
+    raise ValueError(
+        f"which cells of data {listed(names)} are masked depends on the design, so that the gain jumps with it: "
+        "compare several designs by expected_information_gain."
     )
