@@ -92,9 +92,9 @@ def information_gain_gradient(
     """Lower bound on the expected information gain of one design, and its gradient with respect to the design.
 
     The gradient is taken along the simulation of latents and data, with all random numbers held. So these must move
-    smoothly with the design: sites that depend on it need reparametrised draws, and the model must not compare
-    it with anything (`jnp.where(z > design, ...)`), which cannot be seen from outside. A guide is held
-    fixed: what is differentiated is the bound with this guide.
+    smoothly with the design: sites that depend on it need reparametrised draws, and the model must not jump where it
+    compares or rounds what depends on the design (`jnp.where(z > design, ...)`), which cannot be seen from outside. A
+    guide is held fixed: what is differentiated is the bound with this guide.
 
     The bound itself, as `mi_bounds` gives it with the same method and key, is no better for its gradient: compare
     the designs that an ascent ends at by `expected_information_gain` with a fresh key.
@@ -155,7 +155,7 @@ def information_gain_gradient(
     _check_decomposition(joint, decomposition)
 
     def at_design(design: Any) -> JointModel:
-        return called_with(joint, model, *arguments(design), dict(params or {}))
+        return called_with(joint, *arguments(design))
 
     check_smooth(at_design, design, joint.data)
     staged = Rows(joint, (decomposition,), method, key).staged

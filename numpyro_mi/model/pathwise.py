@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 from jax import random
-from numpyro import handlers
 from numpyro.distributions.distribution import Distribution, TransformedDistribution
 
 from numpyro_mi.model.checks import ModelError, listed
@@ -24,11 +23,10 @@ AtDesign = Callable[[Any], JointModel]
 """The model at one design."""
 
 
-def called_with(
-    joint: JointModel, model: Callable, args: tuple, kwargs: dict[str, Any], params: dict[str, Any] | None
-) -> JointModel:
-    """The same model with other values of its arguments, which may be traced; nothing is checked again."""
-    return replace(joint, run=partial(handlers.substitute(model, data=dict(params or {})), *args, **kwargs))
+def called_with(joint: JointModel, args: tuple, kwargs: dict[str, Any]) -> JointModel:
+    """The same model, which holds no sites, with other arguments, maybe traced ones; nothing is checked again."""
+    assert isinstance(joint.run, partial) and not joint.fixed
+    return replace(joint, run=partial(joint.run.func, *args, **kwargs))
 
 
 @contextmanager
