@@ -3,106 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.api import DEFAULT_NUM_SAMPLES, mi_bounds
-from numpyro_mi.estimation import confidence_limit
+from numpyro_mi.api import DEFAULT_NUM_SAMPLES, DIRECT_METHODS, check_run, integer
+from numpyro_mi.decomposition import decompose
+from numpyro_mi.driver import RawRun, block_size
+from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
-from numpyro_mi.report import number, quantity
-from numpyro_mi.results import MIBounds, MIDifference
+from numpyro_mi.gains import InformationGain, worse
+from numpyro_mi.keys import as_key
+from numpyro_mi.model.trace import joint_model
+from numpyro_mi.results import MIBounds
+from numpyro_mi.rows import Rows, require_likelihood
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class InformationGain:
-    """Bounds on the expected information gain of several designs, with common random numbers, in nats.
-
-    Attributes
-    ----------
-    designs
-        The designs that were run, as they were passed: every leaf with a leading axis.
-    results
-        The result of each design, in their order.
-    num_designs
-        How many were asked for; more than the results if the run was interrupted. Levels count them all.
-    """
-
-    designs: Any
-    results: tuple[MIBounds, ...]
-    num_designs: int
-
-    def to_frame(self, prob: float = 0.95) -> pd.DataFrame:
-        """Table with one row a design: bounds with standard errors, and intervals that hold for all together."""
-        import pandas as pd
-
-        level = 1 - (1 - prob) / self.num_designs
-        names = ("lower", "lower_se", "upper", "upper_se")
-        rows = []
-        for result in self.results:
-            low, high = result.interval(level)
-            rows.append({**{name: getattr(result, name) for name in names}, "low": low, "high": high})
-        return pd.DataFrame(rows).rename_axis("design")
-
-    def differences(self, prob: float = 0.95) -> pd.DataFrame:
-        """Bounds on the differences `gain of design - gain of other`, paired over common random numbers.
-
-        One row for each ordered pair: `lower`, `lower_se`, `upper`, `upper_se` in nats, and `low`, `high`, which
-        hold for all pairs together with probability `prob` (Bonferroni).
-        """
-        import pandas as pd
-
-        level = 1 - (1 - prob) / (self.num_designs * (self.num_designs - 1))
-        rows = {}
-        for i, first in enumerate(self.results):
-            for j, second in enumerate(self.results):
-                if i != j:
-                    difference = first - second
-                    low, high = difference.interval(level)
-                    names = ("lower", "lower_se", "upper", "upper_se")
-                    rows[i, j] = {**{name: getattr(difference, name) for name in names}, "low": low, "high": high}
-        index = pd.MultiIndex.from_tuples(list(rows), names=["design", "other"])
-        return pd.DataFrame(list(rows.values()), index=index)
-
-    def best(self, prob: float = 0.95) -> tuple[int, bool]:
-        """The design with the highest midpoint of its bounds, and whether it is separated from all others.
-
-        It is if `lower of the best - upper of the other`, paired, exceeds zero for every other design, each
-        one-sided at level `1 - (1 - prob) / (number of designs - 1)`, so that a design that is not the best is
-        called separated with probability at most `1 - prob`.
-        """
-        middles = [result.middle for result in self.results]
-        best = int(np.argmax(middles))
-        level = 1 - (1 - prob) / max(self.num_designs - 1, 1)
-        others = [result for i, result in enumerate(self.results) if i != best]
-        separated = len(self.results) == self.num_designs and all(
-            confidence_limit(_lower_terms(self.results[best] - other), -1, level) > 0 for other in others
-        )
-        return best, separated
-
-    def __repr__(self) -> str:
-        best, separated = self.best(0.95)
-        one = self.results[0]
-        lines = [
-            f"Expected information gain {quantity(one)} of {self.num_designs} designs: {one.num_samples:,} joint draws "
-            "each, common random numbers",
-            f"  design  {'lower':>9} {'upper':>9}   95% interval, all designs together",
-        ]
-        for i, row in self.to_frame(0.95).iterrows():
-            interval = f"[{number(row['low'])}, {number(row['high'])}]"
-            mark = "  best" if i == best else ""
-            lines.append(f"  {i:>6}  {number(row['lower']):>9} {number(row['upper']):>9}   {interval}{mark}")
-        if len(self.results) < self.num_designs:
-            lines.append(f"  interrupted  {self.num_designs - len(self.results)} designs have no result")
-        says = "is separated from all others" if separated else "is not separated from all others"
-        lines.append(f"  design {best} has the highest bounds and {says} at 95%")
-        return "\n".join(lines)
+_LEAST_DRAWS = 100  # of a look: levels are those of many draws
 
 
 def expected_information_gain(
@@ -114,6 +33,7 @@ def expected_information_gain(
     *,
     method: EvidenceMethod | None = None,
     num_samples: int = DEFAULT_NUM_SAMPLES,
+    looks: Sequence[int] = (),
     rng_key: jax.Array | int | None = None,
     params: Mapping[str, Any] | None = None,
     model_args: tuple = (),
@@ -124,7 +44,9 @@ def expected_information_gain(
     """Bounds on the expected information gain I(latent; data) of each of several designs.
 
     The designs share the random numbers, so that their differences are far more precise than either gain.
-    Designs of one shape share their compiled programs; each has pilots of its own.
+    Each has pilots of its own. Values that are arrays go through one compiled program for all designs; what
+    the program itself depends on, sizes and Python numbers, takes a program for each of its values, with the
+    same random keys. The result says how many these were.
 
     Parameters
     ----------
@@ -139,13 +61,20 @@ def expected_information_gain(
         With both sides, as `AIS(...)` or `IWAE(...)`; None means `AIS()`.
     model_args, model_kwargs
         The other arguments of the model. Positional designs come first.
-    num_samples, rng_key, params, batch_size, progress_bar
+    num_samples
+        Joint draws of each design, fixed beforehand.
+    looks
+        Numbers of joint draws, at least 100 and fixed beforehand, at which designs that are separated below
+        the best one so far are dropped: they get no further draws, and keep those that they have. The true
+        best is dropped with probability at most 5 %. Every level that the result states is one for all looks
+        together, so that intervals widen a little with the number of looks.
+    rng_key, params, batch_size, progress_bar
         As in `mi_bounds`, the same for every design.
 
     Returns
     -------
     InformationGain
-        On Ctrl-C, the designs that are complete, if these are at least two.
+        On Ctrl-C, the designs that are complete up to their last look, if these are at least two.
 
     Raises
     ------
@@ -157,43 +86,69 @@ def expected_information_gain(
     Foster et al., Variational Bayesian optimal experimental design, NeurIPS 2019 (the quantity, and bounds by
     importance sampling).
     """
-    count = _count(designs)
-    results: list[MIBounds] = []
-    for i in range(count):
+    method = AIS() if method is None else method
+    _check_sides(method)
+    num_samples, batch_size = check_run(method, num_samples, batch_size, with_likelihood=True)
+    looks = _check_looks(looks, num_samples)
+    key = as_key(rng_key)
+    rows = []
+    for i in range(_count(designs)):
         args, kwargs = _design(designs, i)
-        try:
-            result = mi_bounds(
-                model,
-                latent,
-                data,
-                given,
-                method=method,
-                num_samples=num_samples,
-                rng_key=rng_key,
-                params=params,
-                model_args=(*args, *model_args),
-                model_kwargs={**(model_kwargs or {}), **kwargs},
-                batch_size=batch_size,
-                progress_bar=progress_bar,
-            )
-            if result.partial:
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            if len(results) < 2:
-                raise
-            break
-        if result.lower_i is None or result.upper_i is None:
-            raise ValueError(
-                "designs are compared by a lower bound of one and an upper bound of the other, so the method needs "
-                f"both sides, as AIS() has; {result.method.get('class')} has one."
-            )
-        results.append(result)
-    return InformationGain(designs, tuple(results), count)
+        passed = ((*args, *model_args), {**(model_kwargs or {}), **kwargs})
+        joint = joint_model(model, latent, data, *passed, params, given)
+        require_likelihood(joint, method)
+        rows.append(Rows(joint, (decompose(joint),), method, key))
+    # Before anything runs: what can be refused of any design is, and blocks have one size at every look.
+    programs = {_program(row) for row in rows}
+    size = block_size(num_samples, method.num_particles) if batch_size is None else batch_size
+    results, dropped = _run(rows, (*looks, num_samples), min(size, num_samples, *looks), progress_bar)
+    return InformationGain(designs, results, len(rows), num_samples, looks, dropped, len(programs))
 
 
-def _lower_terms(difference: MIDifference) -> np.ndarray:
-    assert difference.lower_i is not None  # a method without both sides is refused
-    return difference.lower_i
+def _run(
+    rows: list[Rows], stops: tuple[int, ...], size: int, progress_bar: bool
+) -> tuple[tuple[MIBounds, ...], tuple[int, ...]]:
+    """Results of the designs, and which of them were dropped: at each stop but the last, those that are worse."""
+    raws: dict[int, RawRun] = {}
+    dropped: list[int] = []
+    try:
+        for stop in stops:
+            left = [i for i in range(len(rows)) if i not in dropped]
+            for i in left:
+                raw = rows[i].run(stop, size, progress_bar, raws.get(i))
+                if raw.num_scored < stop:
+                    raise KeyboardInterrupt
+                raws[i] = raw
+            if stop != stops[-1]:
+                dropped += worse({i: rows[i].result(raws[i], 0) for i in left}, len(rows), len(stops))
+    except KeyboardInterrupt:
+        if len(raws) < 2:
+            raise
+    return tuple(rows[i].result(raws[i], 0) for i in sorted(raws)), tuple(sorted(dropped))
+
+
+def _program(rows: Rows) -> tuple:
+    """What tells the compiled programs of one design from those of another."""
+    leaves, tree = jax.tree.flatten((rows.staged.draw, [integral.integrand for integral in rows.staged.integrals]))
+    return tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _check_sides(method: Any) -> None:
+    if isinstance(method, DIRECT_METHODS):
+        raise ValueError(
+            "designs are compared by a lower bound of one and an upper bound of the other, so the method needs "
+            f"both sides, as AIS() has; {type(method).__name__} has one."
+        )
+
+
+def _check_looks(looks: Any, num_samples: int) -> tuple[int, ...]:
+    """Refuse looks that are no increasing numbers of draws."""
+    if isinstance(looks, str) or not isinstance(looks, Sequence | np.ndarray):
+        raise TypeError(f"looks must be a sequence of numbers of joint draws, such as (250, 500), got {looks!r}.")
+    found = tuple(integer("each of looks", look, at_least=_LEAST_DRAWS) for look in looks)
+    if any(after <= before for before, after in pairwise((*found, num_samples))):
+        raise ValueError(f"looks must increase and end below num_samples, {num_samples}, got {looks!r}.")
+    return found
 
 
 def _count(designs: Any) -> int:

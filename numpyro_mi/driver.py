@@ -55,6 +55,11 @@ class RawRun(NamedTuple):
     seconds: dict[str, float]
     num_requested: int
 
+    @property
+    def num_scored(self) -> int:
+        """Joint draws scored."""
+        return len(self.terms[0][0])
+
 
 def run(
     staged: StagedModel,
@@ -64,35 +69,46 @@ def run(
     num_samples: int,
     batch_size: int | None,
     progress_bar: bool,
+    resume: RawRun | None = None,
 ) -> RawRun:
-    """Check, tune, then score `num_samples` joint draws; `staged` holds what is in any of the rows."""
+    """Check, tune, then score `num_samples` joint draws; `staged` holds what is in any of the rows.
+
+    `resume`, an earlier run of the same, is continued to `num_samples` draws with its own plans and guides.
+    """
     size = block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
+    done = 0 if resume is None else resume.num_scored
     watch = Stopwatch()
-    with Progress(-(-num_samples // size), progress_bar) as progress:
-        progress.stage("checking the model")
-        pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
-        guides = fit_guides(staged, method, pilots, rng_key, progress)
-        integrals, plans, cost = plan_integrals(staged, guides, method, pilots, rng_key, progress)
-        seconds = {"tuning": watch.lap()}
+    with Progress(-(-(num_samples - done) // size), progress_bar) as progress:
+        if resume is None:
+            progress.stage("checking the model")
+            pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
+            guides = fit_guides(staged, method, pilots, rng_key, progress)
+            integrals, plans, cost = plan_integrals(staged, guides, method, pilots, rng_key, progress)
+            seconds = {"tuning": watch.lap(), "scoring": 0.0, "compiling": 0.0}
+            fitted = tuple(guide for guide in guides if guide)
+        else:
+            integrals, plans, fitted = resume.integrals, resume.plans, resume.guides
+            cost, seconds = dict(resume.cost), dict(resume.seconds)
         scored = _Scored(rows, staged, integrals, method)
+        if resume is not None:
+            scored.preload(resume)
         progress.stage("compiling and scoring")
         try:
-            for first, draws in blocks(staged.draw, role_key(rng_key, Role.JOINT), num_samples, size):
+            for first, draws in blocks(staged.draw, role_key(rng_key, Role.JOINT), num_samples, size, done):
                 scored.add(draws, rng_key, first, min(size, num_samples - first))
                 progress.stage("scoring")
                 progress.block(*scored.running())
         except KeyboardInterrupt:
             if scored.count < 2:
                 raise
-        seconds["scoring"] = watch.lap()
-    seconds["compiling"] = watch.compiling
+        seconds["scoring"] += watch.lap()
+    seconds["compiling"] += watch.compiling
     terms, stats = scored.gathered()
     for name in ("forward", "reverse", "guide", "start"):
         spent = [stat[f"{name}_num_grad"].sum() for stat in stats if f"{name}_num_grad" in stat]
         if spent:
             cost[f"scored_{name}"] = int(sum(spent))
-    fitted = tuple(guide for guide in guides if guide)
-    return RawRun(terms, stats, tuple(integrals), tuple(plans), fitted, cost, seconds, num_samples)
+    return RawRun(terms, stats, integrals, plans, fitted, cost, seconds, num_samples)
 
 
 class _Scored:
@@ -102,7 +118,7 @@ class _Scored:
         self,
         rows: Sequence[Decomposition],
         staged: StagedModel,
-        integrals: list[PlannedIntegral],
+        integrals: Sequence[PlannedIntegral],
         method: EvidenceMethod,
     ):
         self._rows, self._staged, self._integrals, self._method = rows, staged, integrals, method
@@ -110,6 +126,18 @@ class _Scored:
         self._accept: dict[tuple[int, str], np.ndarray] = {}
         self.count = 0
         self._sums = np.zeros(2)
+
+    def preload(self, raw: RawRun) -> None:
+        """Start from the draws of an earlier run."""
+        stats = []
+        for i, found in enumerate(raw.stats):
+            stats.append({name: value for name, value in found.items() if not name.endswith("_accept_prob")})
+            for direction in ("forward", "reverse"):
+                if f"{direction}_accept_prob" in found:
+                    self._accept[i, direction] = raw.num_scored * found[f"{direction}_accept_prob"]
+        self._blocks.append((list(raw.terms), stats))
+        self.count += raw.num_scored
+        self._sums += [terms.sum() for terms in raw.terms[0]]
 
     def add(self, draws: JointDraw, rng_key: jax.Array, start: int, count: int) -> None:
         """Score one block; of its draws only the first `count` belong to the run."""

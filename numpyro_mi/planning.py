@@ -67,7 +67,7 @@ def plan_integrals(
     pilots: JointDraw,
     rng_key: jax.Array,
     progress: Progress,
-) -> tuple[list[PlannedIntegral], list[dict[str, np.ndarray]], dict[str, int]]:
+) -> tuple[tuple[PlannedIntegral, ...], tuple[dict[str, np.ndarray], ...], dict[str, int]]:
     """Each integral with its frozen settings, or what finds them for a data set, from the first pilot draws.
 
     Returns
@@ -109,4 +109,4 @@ def plan_integrals(
         plans.append(plan)
         cost["pilot_forward"] += spent["forward"]
         cost["pilot_reverse"] += spent["reverse"]
-    return integrals, plans, cost
+    return tuple(integrals), tuple(plans), cost

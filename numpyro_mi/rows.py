@@ -63,9 +63,11 @@ class Rows:
         sampler = scheme.posterior_sampler if isinstance(scheme, IR) else None
         return stage_model(self.model, self.shared, gradients, sampler)
 
-    def run(self, num_samples: int, batch_size: int | None, progress_bar: bool) -> RawRun:
-        """Check, tune and score."""
-        return run(self.staged, self.decompositions, self.method, self.key, num_samples, batch_size, progress_bar)
+    def run(self, num_samples: int, batch_size: int | None, progress_bar: bool, resume: RawRun | None = None) -> RawRun:
+        """Check, tune and score; or continue an earlier run to `num_samples` draws."""
+        return run(
+            self.staged, self.decompositions, self.method, self.key, num_samples, batch_size, progress_bar, resume
+        )
 
     def result(self, raw: RawRun, row: int, **changes: Any) -> MIBounds:
         """One row of a finished run; `changes` are fields of the result that are not those of the run."""

@@ -24,19 +24,19 @@ def joint_draws(draw: Staged, rng_key: jax.Array, count: int) -> Any:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *groups)
 
 
-def blocks(draw: Staged, rng_key: jax.Array, count: int, size: int) -> Iterator[tuple[int, Any]]:
-    """Blocks of exactly `size` draws with the index of their first one.
+def blocks(draw: Staged, rng_key: jax.Array, count: int, size: int, first: int = 0) -> Iterator[tuple[int, Any]]:
+    """Blocks of exactly `size` draws with the index of their first one, from the draw with index `first` on.
 
     The last block may run past `count`: a compiled program takes one shape only.
     """
-    number = -(-count // size)
-    groups = _groups(draw, rng_key, number * size)
+    number = -(-(count - first) // size)
+    groups = _groups(draw, rng_key, first + number * size, first)
     waiting: Any = None
     for block in range(number):
         while waiting is None or _length(waiting) < size:
             group = next(groups)
             waiting = group if waiting is None else jax.tree.map(lambda a, b: np.concatenate([a, b]), waiting, group)
-        yield block * size, jax.tree.map(lambda leaf: leaf[:size], waiting)
+        yield first + block * size, jax.tree.map(lambda leaf: leaf[:size], waiting)
         waiting = jax.tree.map(lambda leaf: leaf[size:], waiting)
 
 
@@ -83,10 +83,11 @@ def _pairs(draw, rng_key, start, integral, held):
     return jax.vmap(one)(start + jnp.arange(_FITTING_GROUP))
 
 
-def _groups(draw: Staged, rng_key: jax.Array, count: int) -> Iterator[Any]:
-    for start in range(0, count, GROUP):
+def _groups(draw: Staged, rng_key: jax.Array, count: int, first: int = 0) -> Iterator[Any]:
+    for start in range(first - first % GROUP, count, GROUP):
         # On the host: cutting and joining there compiles nothing for each new shape.
-        yield jax.device_get(_simulate(draw, rng_key, start))
+        group = jax.device_get(_simulate(draw, rng_key, start))
+        yield group if start >= first else jax.tree.map(lambda leaf: leaf[first % GROUP :], group)
 
 
 @jax.jit

@@ -42,6 +42,7 @@ ROOMS = {
     "model.sum_plans": ["model.integral_checks", "model.sums"],
     "model.coordinates": ["model.sites"],
     "model.pieces": ["decomposition", "model.coordinates", "model.sum_plans"],
+    "model.pathwise": ["model.trace"],
     "model.densities": ["model.pieces", "targets"],
     "model.samples": ["model.densities"],
     "model.callables": ["model.densities"],
@@ -64,11 +65,13 @@ ROOMS = {
     "api": ["rows", "arrays", "sample_driver", "config", "environment", "results"],
     "model_evidence": ["api", "report"],
     "information": ["api", "report"],
-    "designs": ["api", "report"],
+    "gains": ["results", "report"],
+    "designs": ["api", "gains"],
+    "design_gradient": ["api", "report", "model.pathwise"],
     "comparison_report": ["report"],
     "comparison": ["results", "comparison_report"],
     "comparing": ["api", "comparison"],
-    "plots": ["comparison"],
+    "plots": ["comparison", "gains"],
 }
 # Two pairs may know each other: a result prints and stores itself, imported where it is used.
 LAZY = {("results", "report"), ("results", "storage")}

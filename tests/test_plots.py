@@ -16,7 +16,8 @@ from matplotlib import pyplot as plt
 from scipy.special import logsumexp
 
 from numpyro_mi import AIS, CR, mi_bounds, tasks
-from numpyro_mi.plots import plot_bounds, plot_log_weights
+from numpyro_mi.gains import InformationGain
+from numpyro_mi.plots import plot_bounds, plot_information_gain, plot_log_weights
 from numpyro_mi.results import MIBounds
 
 BACKENDS = pytest.mark.parametrize("backend", ["none", "matplotlib"])
@@ -355,6 +356,84 @@ class TestLogWeights:
                 plot_log_weights(made(), draws=draws, pooled=False, backend="none")
         with pytest.raises(ValueError, match="unknown visuals .'title'"):
             plot_log_weights(made(), backend="none", visuals={"title": False})
+
+
+class TestInformationGain:
+    RESULTS = tuple(made(seed=i, gap=0.2 + 0.1 * i) for i in range(4))
+
+    def gain(self, designs, results=RESULTS, count=None):
+        return InformationGain(designs, results, len(results) if count is None else count)
+
+    @BACKENDS
+    @pytest.mark.parametrize("passed", [{"dose": [0.5, 2.0, 1.0, 4.0]}, {"design": np.ones((4, 3))}])
+    def test_draws_the_numbers(self, passed, backend):
+        gain = self.gain(passed)
+        collection = plot_information_gain(gain, backend=backend, prob=0.9)
+        assert isinstance(collection, PlotCollection) and collection.backend == backend
+        if backend == "none":
+            return
+        axes, frame = axes_of(collection), gain.to_frame(0.9)
+        x = passed.get("dose", np.arange(4.0))
+        lower, upper = (np.asarray(found.get_offsets()) for found in axes.collections[1:])
+        np.testing.assert_allclose(lower, np.stack([x, frame["lower"]], 1))
+        np.testing.assert_allclose(upper, np.stack([x, frame["upper"]], 1))
+        heights = np.concatenate([path.vertices[:, 1] for path in axes.collections[0].get_paths()])
+        assert set(np.round(heights, 6)) == set(np.round(frame[["low", "high"]].to_numpy().ravel(), 6))
+        (best,) = axes.lines
+        assert best.get_xdata()[0] == x[gain.best()[0]]
+        low, high = axes.get_ylim()
+        assert low < frame["low"].min() and high > frame["high"].max()
+        assert axes.get_ylabel() == "expected information gain (nats)" and axes.get_xlabel() == next(iter(passed))
+
+    def test_legend(self):
+        index, separated = self.gain({"dose": [0.5, 2.0, 1.0, 4.0]}).best()
+        entries = legend_texts(plot_information_gain(self.gain({"dose": [0.5, 2.0, 1.0, 4.0]}), backend="matplotlib"))
+        assert not separated and f"best: dose = {[0.5, 2, 1, 4][index]:g}, not separated" in entries
+        assert "95% interval, all designs together" in entries
+        clear = (bare(np.arange(5.0), np.arange(5.0) + 0.1), bare(np.arange(5.0) + 9, np.arange(5.0) + 9.1))
+        drawn = plot_information_gain(self.gain((np.ones((2, 3)),), clear), backend="matplotlib")
+        assert "best: design 1, separated" in legend_texts(drawn)
+
+    @BACKENDS
+    @pytest.mark.parametrize("name", [name for name in ODD if not name.startswith("no ")])
+    def test_odd_results(self, name, backend):
+        usual = bare(np.arange(5.0), np.arange(5.0) + 1)
+        for passed in ({"dose": [1.0, 2.0]}, {"design": np.ones((2, 3))}):
+            plot_information_gain(self.gain(passed, (ODD[name], ODD[name])), backend=backend)
+            collection = plot_information_gain(self.gain(passed, (ODD[name], usual)), backend=backend)
+            if backend == "matplotlib":
+                axes = axes_of(collection)
+                low, high = axes.get_ylim()
+                assert -np.inf < low < usual.lower and usual.upper < high < np.inf
+                interval = np.array(ODD[name].interval(1 - 0.05 / 2))
+                assert ("↑\n∞" in texts(collection)) == (interval[1] == np.inf)
+                assert ("−∞\n↓" in texts(collection)) == (interval[0] == -np.inf)
+
+    def test_designs_without_a_result_are_left_out(self):
+        collection = plot_information_gain(self.gain({"dose": np.arange(7.0)}, count=7), backend="matplotlib")
+        assert len(axes_of(collection).collections[1].get_offsets()) == 4
+
+    def test_what_is_a_number(self):
+        two = self.RESULTS[:2]
+        for passed in ({"a": [1, 2]}, {"a": np.ones(2)}, {"a": (1.0, 2.0)}):
+            assert self.gain(passed, two).axis()[0] == "a" and len(self.gain(passed, two).axis()[1]) == 2
+        for passed in ({"a": [1, 2], "b": [3, 4]}, {"a": ["x", "y"]}, {"a": [[1], [1, 2]]}, (np.ones((2, 2)),)):
+            assert self.gain(passed, two).axis() == ("design", None)
+        assert self.gain((np.ones(2),), two).axis()[0] == "design"
+
+    @pytest.mark.parametrize("sheet", ["default", "arviz-variat"])
+    def test_no_text_overlaps(self, sheet):
+        results = (*self.RESULTS, ODD["infinite"], *self.RESULTS)
+        with plt.rc_context():
+            plt.style.use(sheet)
+            for passed in ({"dose": np.arange(9.0)}, {"design": np.ones((9, 2))}):
+                assert overlaps(plot_information_gain(self.gain(passed, results), backend="matplotlib")) == []
+
+    def test_refusals(self):
+        with pytest.raises(TypeError, match="needs the result of expected_information_gain, got MIBounds"):
+            plot_information_gain(made(), backend="none")
+        with pytest.raises(ValueError, match="unknown visuals .'bnad'"):
+            plot_information_gain(self.gain((np.ones(4),)), backend="none", visuals={"bnad": False})
 
 
 @pytest.mark.parametrize("method", [AIS(4, 3), AIS(4, 3, scheme=CR())], ids=["IM", "CR"])

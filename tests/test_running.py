@@ -9,10 +9,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_mi import AIS, driver, mi_bounds, preflight, simulation, tuning
+from numpyro_mi import AIS, IWAE, driver, mi_bounds, preflight, simulation, tuning
 from numpyro_mi.decomposition import decompose
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import joint_model
+from numpyro_mi.rows import Rows
 
 METHOD = AIS(20, 3)
 LOADINGS = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
@@ -52,6 +53,24 @@ def test_results_do_not_depend_on_batch_size(reference, batch_size):
         close = np.abs(getattr(result, name) - getattr(reference, name)) < 1e-3
         assert close.mean() >= 0.999
         assert abs(getattr(result, name).mean() - getattr(reference, name).mean()) < 1e-3 * reference.lower_se
+
+
+@pytest.mark.parametrize(("stop", "rounding"), [(150, 0.0), (131, 1e-5)])
+@pytest.mark.parametrize("method", [AIS(4, 2), IWAE(num_particles=5)])
+def test_a_run_that_goes_on_is_the_run_in_one(method, stop, rounding, compile_fast):
+    """Nothing is scored twice, left out, or tuned again; to the bit where the stop is between two blocks."""
+    joint = joint_model(linear, "z", "x", (LOADINGS,))
+    rows = Rows(joint, (decompose(joint),), method, jax.random.key(0))
+    whole = rows.run(300, 50, False)
+    first = rows.run(stop, 50, False)
+    after = rows.run(300, 50, False, resume=first)
+    np.testing.assert_allclose(after.terms, whole.terms, rtol=rounding)
+    np.testing.assert_array_equal([terms[:stop] for terms in after.terms[0]], first.terms[0])
+    assert after.cost == whole.cost and after.num_requested == 300 and after.plans == first.plans
+    for found, wanted in zip(after.stats, whole.stats, strict=True):
+        assert set(found) == set(wanted)
+        for name in wanted:
+            np.testing.assert_allclose(found[name], wanted[name], rtol=max(rounding, 1e-6), err_msg=name)
 
 
 def test_results_are_bit_equal_at_equal_batch_size(reference):

@@ -1,5 +1,7 @@
 """Information tables, designs and model evidence against closed forms."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +22,12 @@ from numpyro_mi import (
     expected_information_gain,
     information_table,
     mi_bounds,
+    rows,
     tasks,
 )
+from numpyro_mi.estimation import confidence_limit
+from numpyro_mi.gains import InformationGain, worse
+from numpyro_mi.results import MIBounds
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 QUIET = {"progress_bar": False}
@@ -156,6 +162,24 @@ class TestDesigns:
         for result, size in zip(gain.results, (1, 4), strict=True):
             low, high = result.interval(0.99)
             assert low < 0.5 * np.log(1 + size) < high
+        assert gain.num_programs == 2 and "2 programs: designs differ in shape" in repr(gain)
+
+    def test_programs_are_counted(self):
+        """An array of numbers goes into one program, a list of them makes one each."""
+
+        def model(size, scale):
+            w = numpyro.sample("w", dist.Normal(0, 1))
+            numpyro.sample("x", dist.Normal(w, scale).expand([size]).to_event(1))
+
+        def run(**passed):
+            return expected_information_gain(model, passed, "w", "x", method=IWAE(), num_samples=10, **QUIET)
+
+        array = run(size=[1, 3, 1], scale=np.array([1.0, 2.0, 3.0]))
+        assert array.num_programs == 2
+        assert array.results[2].seconds["compiling"] < 0.1 * array.results[0].seconds["compiling"]
+        assert run(size=[1, 3, 1], scale=[1.0, 2.0, 3.0]).num_programs == 3
+        alike = run(size=[1, 1], scale=np.array([1.0, 2.0]))
+        assert alike.num_programs == 1 and "program" not in repr(alike)
 
     @pytest.mark.parametrize(
         ("passed", "error", "match"),
@@ -171,10 +195,115 @@ class TestDesigns:
         with pytest.raises(error, match=match):
             expected_information_gain(ab_test, passed, "w", "x")
 
+    @pytest.mark.parametrize(
+        ("looks", "error", "match"),
+        [
+            (250, TypeError, "sequence of numbers of joint draws, such as .250, 500., got 250"),
+            ((50,), ValueError, "each of looks must be an integer of at least 100, got 50"),
+            ((500, 250), ValueError, "looks must increase and end below num_samples, 1000"),
+            ((500, 1000), ValueError, "looks must increase and end below num_samples, 1000"),
+        ],
+    )
+    def test_looks_that_are_none(self, looks, error, match):
+        with pytest.raises(error, match=match):
+            expected_information_gain(ab_test, {"design": designs([4, 5])}, "w", "x", looks=looks)
+
     def test_needs_both_sides(self):
         method, passed = InfoNCE(lambda x, z: -x @ x, num_particles=5), {"design": designs([4, 5])}
         with pytest.raises(ValueError, match="needs both sides"):
             expected_information_gain(ab_test, passed, "w", "x", method=method, num_samples=10, **QUIET)
+
+
+COUNTS, LOOKS = (0, 2, 4, 5), (120, 300)
+
+
+def looked_at(looks):
+    options = {"method": IWAE(num_particles=20), "num_samples": 600, **QUIET}
+    return expected_information_gain(ab_test, (designs(COUNTS),), "w", "x", looks=looks, **options)
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    return looked_at(LOOKS)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return looked_at(())
+
+
+class TestLooks:
+    def test_only_what_is_worse_is_dropped(self, pruned):
+        truths = [tasks.ab_test(n).mutual_information for n in COUNTS]
+        assert 0 in pruned.dropped and 3 not in pruned.dropped and pruned.best()[0] == 3
+        assert all(truths[i] < max(truths) for i in pruned.dropped)
+        assert pruned.results[0].num_samples == 120 and not pruned.results[0].partial
+
+    def test_nothing_else_changes(self, pruned, whole):
+        """The same draws and plans: results to the bit, those that are dropped up to where they are."""
+        for found, wanted in zip(pruned.results, whole.results, strict=True):
+            count = found.num_samples
+            assert count in (*LOOKS, 600)
+            np.testing.assert_array_equal(found.lower_i, wanted.lower_i[:count])
+            np.testing.assert_array_equal(found.upper_i, wanted.upper_i[:count])
+            assert found.guides and found.num_requested == count
+
+    def test_levels_count_looks(self, pruned, whole):
+        low, high = pruned.results[3].interval(1 - 0.05 / (4 * 3))
+        row = pruned.to_frame(0.95).loc[3]
+        assert (row["low"], row["high"], row["num_samples"]) == (low, high, 600)
+        assert whole.to_frame(0.95).loc[3, "low"] == whole.results[3].interval(1 - 0.05 / 4)[0] > low
+        first = [result.lower_i[:120] for result in pruned.results], [result.upper_i[:120] for result in pruned.results]
+        row = pruned.differences(0.95).loc[(3, 0)]
+        assert row["lower"] == pytest.approx((first[0][3] - first[1][0]).mean())
+        assert row["low"] == confidence_limit(first[0][3] - first[1][0], -1, 1 - 0.05 / (6 * 3) / 2)
+        reverse = pruned.differences(0.95).loc[(0, 3)]
+        assert (reverse["low"], reverse["high"]) == pytest.approx((-row["high"], -row["low"]))
+
+    def test_text(self, pruned, whole):
+        assert "4 designs: 600 joint draws at most" in repr(pruned)
+        assert "dropped after 120 draws" in repr(pruned) and "all designs and looks together" in repr(pruned)
+        assert "dropped" not in repr(whole) and "all designs together" in repr(whole)
+
+    def test_what_is_dropped_is_separated(self):
+        """At the level of dropping, that is: beyond it, only if what it kept says so."""
+        first, noise = np.random.default_rng(0).standard_normal((2, 200))
+        noise = noise[:100] - noise[:100].mean()
+        terms = (first, first[:100] - 0.15 + noise / noise.std(ddof=1))  # 1.5 standard errors apart
+        better, other = (MIBounds(own, own, ("z",), ("x",), {}) for own in terms)
+        gain = InformationGain((np.ones(2),), (better, other), 2, 200, (100,), (1,))
+        assert gain.best(0.95) == (0, True) and gain.best(0.9999) == (0, False)
+        kept = dataclasses.replace(gain, dropped=())
+        assert kept.best(0.95) == (0, False)
+
+    def test_interrupted_at_a_look(self, monkeypatch, pruned):
+        """What is complete stays, up to the last look that each design has reached."""
+        calls, run = [], rows.run
+
+        def interrupted(*args):
+            calls.append(args)
+            if len(calls) == 4 + 2:
+                raise KeyboardInterrupt
+            return run(*args)
+
+        monkeypatch.setattr(rows, "run", interrupted)
+        gain = looked_at(LOOKS)
+        left = [i for i in range(4) if pruned.results[i].num_samples > 120]
+        assert [gain.results[i].num_samples for i in left] == [300, *[120] * (len(left) - 1)]
+        assert f"interrupted  {len(left)} designs have 120 draws or more" in repr(gain)
+        np.testing.assert_array_equal(gain.results[left[0]].lower_i, pruned.results[left[0]].lower_i[:300])
+
+    def test_the_best_is_rarely_dropped(self):
+        """Of five designs that are all equal, looked at four times, each is dropped in at most 5 % of the runs."""
+        rng, looks, lost = np.random.default_rng(1), (100, 200, 400), 0
+        for _ in range(300):
+            terms = rng.standard_normal((5, 400)) + 0.5 * rng.standard_normal(400)
+            left = dict(enumerate(terms))
+            for look in looks:
+                made = {i: MIBounds(own[:look], own[:look], ("z",), ("x",), {}) for i, own in left.items()}
+                left = {i: own for i, own in left.items() if i not in worse(made, 5, len(looks) + 1)}
+            lost += 0 not in left
+        assert lost / 300 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
 
 
 class TestEvidence:

@@ -35,6 +35,16 @@ class Canvas(NamedTuple):
         """Marker that points to the left, where the backend has one."""
         return "<" if self.collection.backend == "matplotlib" else "C2"
 
+    @property
+    def up(self) -> Any:
+        """Marker that points up with its tip at the value, where the backend has one."""
+        return 6 if self.collection.backend == "matplotlib" else "C0"
+
+    @property
+    def down(self) -> Any:
+        """Marker that points down with its tip at the value, where the backend has one."""
+        return 7 if self.collection.backend == "matplotlib" else "C2"
+
     def options(self, name: str, defaults: dict[str, Any]) -> dict[str, Any] | None:
         """Arguments of a visual; None to leave it out."""
         own = self.visuals.get(name, True)
@@ -125,6 +135,20 @@ def infinities(_, target: Any, *, marks: list[tuple[float, float, int]], **kwarg
     text = _backend_of(target).text
     drawn = [text(x, y, target=target, **{**(left, right)[side], **kwargs}) for x, y, side in marks]
     return drawn[-1] if drawn else None
+
+
+def beyond(_, target: Any, *, marks: list[tuple[float, float, int]], **kwargs: Any) -> Any:
+    """A vertical arrow to infinity for each position and side (0: down, 1: up)."""
+    down = {"string": "\N{MINUS SIGN}\N{INFINITY}\n\N{DOWNWARDS ARROW}", "vertical_align": "bottom", "color": "C0"}
+    up = {"string": "\N{UPWARDS ARROW}\n\N{INFINITY}", "vertical_align": "top", "color": "C1"}
+    text = _backend_of(target).text
+    drawn = [text(x, y, target=target, **{**(down, up)[side], **kwargs}) for x, y, side in marks]
+    return drawn[-1] if drawn else None
+
+
+def set_xticks(_, target: Any, *, values: np.ndarray, labels: list[str], **kwargs: Any) -> None:
+    """Labels along the x axis."""
+    _backend_of(target).xticks(values, labels, target, **kwargs)
 
 
 def set_yticks(_, target: Any, *, values: np.ndarray, labels: list[str], **kwargs: Any) -> None:
