@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import digamma, polygamma
 from numpyro.distributions import biject_to
 from numpyro.distributions.distribution import Distribution
 from numpyro.distributions.util import sum_rightmost
@@ -32,14 +33,14 @@ _LOCATION_SCALE = (
     dist.Gumbel,
     dist.SoftLaplace,
     dist.AsymmetricLaplace,
+    dist.LogNormal,
 )
 _SCALE = (dist.HalfNormal, dist.HalfCauchy, dist.Weibull)
-_RATE = (dist.Exponential, dist.Gamma)
 _MULTIVARIATE = (dist.MultivariateNormal, dist.MultivariateStudentT)
 
 
 class Frame(NamedTuple):
-    """What standardises a site: `value = outer(loc + scale u)`, with `outer` the map of the support.
+    """What standardises a site: `outer^-1(value) = loc + scale u`, with `outer` the map of the support.
 
     Attributes
     ----------
@@ -61,14 +62,18 @@ def frame(fn: Distribution) -> Frame | None:
     """The frame of a distribution; None if it has no location and scale that its draws follow."""
     fn = unwrapped(fn)
     kind = type(fn)
-    if kind in _LOCATION_SCALE or kind is dist.LogNormal:
+    if kind in _LOCATION_SCALE:
         return Frame(jnp.asarray(fn.loc), jnp.asarray(fn.scale), "elements")
     if kind in _SCALE:
         return Frame(jnp.log(fn.scale), jnp.ones(()), "elements")
-    if kind in _RATE:
+    if kind is dist.Exponential:
         return Frame(-jnp.log(fn.rate), jnp.ones(()), "elements")
-    if kind is dist.InverseGamma:
-        return Frame(jnp.log(fn.rate), jnp.ones(()), "elements")
+    if kind in (dist.Gamma, dist.InverseGamma):
+        loc, scale = _log_gamma(fn.concentration)
+        return Frame((loc - jnp.log(fn.rate)) * (1 if kind is dist.Gamma else -1), scale, "elements")
+    if kind is dist.Beta:
+        (one, scale_one), (zero, scale_zero) = map(_log_gamma, (fn.concentration1, fn.concentration0))
+        return Frame(one - zero, jnp.hypot(scale_one, scale_zero), "elements")
     if kind in _MULTIVARIATE:
         return Frame(jnp.asarray(fn.loc), jnp.asarray(fn.scale_tril), "matrix")
     if kind is dist.GaussianRandomWalk:
@@ -76,43 +81,47 @@ def frame(fn: Distribution) -> Frame | None:
     return None
 
 
+def _log_gamma(concentration: Any) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of the log of a gamma variable."""
+    concentration = jnp.asarray(concentration, float)
+    return digamma(concentration), jnp.sqrt(polygamma(1, concentration))
+
+
 def place(fn: Distribution, u: jax.Array, standardised: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The value of a site with a frame at u, and the log-determinant, an entry for each element of the batch."""
-    found, outer = frame(fn), biject_to(fn.support)
-    assert found is not None
-    moved, log_det = _moved(found, u)
-    inner = jnp.where(standardised, moved, u)
+    inner, log_det = unstandardised(fn, u, standardised)
+    outer = biject_to(fn.support)
     value = outer(inner)
     outer_log_det = outer.log_abs_det_jacobian(inner, value)
     events = fn.event_dim - (jnp.ndim(u) - jnp.ndim(outer_log_det))
-    total = jnp.where(standardised, sum_rightmost(log_det, fn.event_dim), 0.0) + sum_rightmost(outer_log_det, events)
-    return value, total
+    return value, sum_rightmost(log_det, fn.event_dim) + sum_rightmost(outer_log_det, events)
 
 
-def locate(fn: Distribution, value: jax.Array, standardised: jax.Array) -> jax.Array:
-    """The inverse of `place`."""
-    found, inner = frame(fn), biject_to(fn.support).inv(value)
+def unstandardised(fn: Distribution, u: jax.Array, standardised: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A point of a site with a frame in the coordinates of its support, and the log-determinant by element."""
+    found = frame(fn)
     assert found is not None
-    return jnp.where(standardised, _moved_back(found, inner), inner)
-
-
-def _moved(found: Frame, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`loc + scale u`, and the log-determinant element by element."""
     loc, scale, linear = found
     if linear == "matrix":
-        diagonal = jnp.diagonal(scale, axis1=-2, axis2=-1)
-        return loc + (scale @ u[..., None])[..., 0], jnp.broadcast_to(jnp.log(diagonal), u.shape)
-    moved = jnp.cumsum(u, -1) if linear == "walk" else u
-    return loc + scale * moved, jnp.broadcast_to(jnp.log(scale), u.shape)
+        moved, widths = (scale @ u[..., None])[..., 0], jnp.diagonal(scale, axis1=-2, axis2=-1)
+    else:
+        moved, widths = scale * (jnp.cumsum(u, -1) if linear == "walk" else u), scale
+    log_det = jnp.broadcast_to(jnp.log(widths), jnp.shape(u))
+    return jnp.where(standardised, loc + moved, u), jnp.where(standardised, log_det, 0.0)
 
 
-def _moved_back(found: Frame, value: jax.Array) -> jax.Array:
+def standardise(fn: Distribution, inner: jax.Array, standardised: jax.Array) -> jax.Array:
+    """The inverse of `unstandardised`."""
+    found = frame(fn)
+    assert found is not None
     loc, scale, linear = found
-    centred = value - loc
+    centred = inner - loc
     if linear == "matrix":
         scale = jnp.broadcast_to(scale, (*centred.shape, centred.shape[-1]))
-        return solve_triangular(scale, centred[..., None], lower=True)[..., 0]
-    return jnp.diff(centred, prepend=0.0) / scale if linear == "walk" else centred / scale
+        moved = solve_triangular(scale, centred[..., None], lower=True)[..., 0]
+    else:
+        moved = (jnp.diff(centred, prepend=0.0) if linear == "walk" else centred) / scale
+    return jnp.where(standardised, moved, inner)
 
 
 def substitute_points(points: Mapping[str, jax.Array], standard: tuple[str, ...], standardised: Any, site: dict) -> Any:

@@ -18,7 +18,7 @@ from numpyro.distributions import biject_to
 
 from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
-from numpyro_mi.model.coordinates import STANDARDISED, locate
+from numpyro_mi.model.coordinates import STANDARDISED, standardise
 from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
@@ -249,11 +249,10 @@ def _unconstrain(
     points = {}
     for name in own.continuous:
         fn = trace[name]["fn"]
-        if standardised is not None and name in own.standard:
-            points[name] = locate(fn, values[name], standardised)
-            continue
         point = biject_to(fn.support).inv(values[name])
-        points[name] = point if drawing is None else drawn_point(drawing[name], point)
+        point = point if drawing is None else drawn_point(drawing[name], point)
+        moves = standardised is not None and name in own.standard
+        points[name] = standardise(fn, point, standardised) if moves else point
     return points
 
 
@@ -286,7 +285,7 @@ def _stage_integral(
     def restate(u, held):
         points, known = unravel(u), {name: held[name] for name in own.held}
         trace = own.trace_at(points, known)
-        moved = {name: locate(trace[name]["fn"], trace[name]["value"], held[STANDARDISED]) for name in own.standard}
+        moved = {name: standardise(trace[name]["fn"], points[name], held[STANDARDISED]) for name in own.standard}
         return flatten({**points, **moved})
 
     def density(function):

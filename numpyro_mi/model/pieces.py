@@ -10,7 +10,7 @@ from numpyro import handlers
 
 from numpyro_mi.decomposition import LogMarginal
 from numpyro_mi.model import integral_checks
-from numpyro_mi.model.coordinates import STANDARDISED, frame, substitute_points
+from numpyro_mi.model.coordinates import STANDARDISED, frame, substitute_points, unstandardised
 from numpyro_mi.model.staging import depends_on
 from numpyro_mi.model.sum_plans import layouts, plan
 from numpyro_mi.model.sums import Layout, Sum, Tables
@@ -151,15 +151,25 @@ class Piece:
     def _factors(self, points: Values, held: Values) -> tuple[Values, Tables]:
         """Factors that depend on no summed site, with the log-determinant, and tables of the others."""
         names = [name for name in self.integral.factors if name not in self._scopes]
-        plain = site_log_probs(self.trace_at(points, held), names, self.continuous, points)
+        trace = self.trace_at(points, held)
+        plain = site_log_probs(trace, names, self.continuous, self._in_supports(trace, points, held))
         return plain, {} if self._sum is None else self._tables(points, held)
+
+    def _in_supports(self, trace: Mapping[str, dict], points: Values, held: Values) -> Values:
+        """Points in the coordinates of the sites' supports."""
+        if STANDARDISED not in held:
+            return points
+        flag = held[STANDARDISED]
+        moved = {name: unstandardised(trace[name]["fn"], points[name], flag)[0] for name in self.standard}
+        return {**points, **moved}
 
     def _tables(self, points: Values, held: Values) -> Tables:
         assert self._sum is not None
 
         def at(values: Values) -> Tables:
             trace = self.trace_at(points, {**held, **values})
-            tables = site_log_prob_tables(trace, tuple(self._scopes), self.continuous, points)
+            at = self._in_supports(trace, points, held)
+            tables = site_log_prob_tables(trace, tuple(self._scopes), self.continuous, at)
             return {name: tables[name] for name in self._scopes}
 
         values = {name: jnp.asarray(value) for name, value in self._sum.configurations().items()}
