@@ -1,5 +1,6 @@
 """Shared by the tests: exact pointwise mutual information on the draws of a run, and few programs in memory."""
 
+import os
 import pathlib
 
 import jax
@@ -11,6 +12,10 @@ from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.simulation import joint_draws
+
+# Threads of XLA on a CPU, read when it starts, which is later. In jaxlib 0.10 batched Cholesky factors that are
+# computed at the same time wait for one another forever if there are as many of them as threads.
+os.environ.setdefault("NPROC", "16")
 
 
 @pytest.fixture

@@ -40,3 +40,11 @@ def test_bounds_table(capsys, monkeypatch):
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert [line["method"] for line in lines] == ["GIWAE(100)", "MINEAIS", "InfoNCE(1000)"]
     assert "MINEAIS above InfoNCE(1000)" in printed
+
+
+@pytest.mark.slow
+def test_numpyro_examples(capsys):
+    run("benchmarks/numpyro_examples.py", models=["capture_recapture"], num_samples=20, seed=0, progress=False)
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert line["model"] == "capture_recapture" and line["lower"] < line["upper"]
+    assert line["non_finite_lower"] == line["non_finite_upper"] == 0 and 0 < line["max_share"] < 1

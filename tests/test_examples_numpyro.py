@@ -5,21 +5,15 @@ import numpy as np
 import pytest
 from example_models import EXAMPLES
 
-from numpyro_mi import AIS, mi_bounds
+from numpyro_mi import AIS, AnnealedHMC, mi_bounds
 from numpyro_mi.decomposition import decompose
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import joint_model
 
 LEAST_FINITE, LEAST_TIGHT, TIGHT = 9, 8, 0.5  # of ten models; nats of the median gap of a draw
 SUMMED = {"capture_recapture": "alive", "hidden_markov": "state", "annotation": "true"}
-
-
-@pytest.fixture
-def compile_as_bears(request):
-    """Fast, but for Cholesky factors: several batches of them at once wait for each other on few cores."""
-    jax.config.update("jax_disable_most_optimizations", request.getfixturevalue("name") != "gaussian_process")
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# The step is given, so that only one of the two stages of tuning is compiled.
+TINY = AIS(num_temperatures=5, num_particles=2, kernel=AnnealedHMC(step_size=0.05))
 
 
 def bounds(name, **options):
@@ -41,30 +35,7 @@ def at_default():
     return result
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_taken_as_it_is(name, compile_as_bears):
-    model, latent, data, given, args, kwargs = EXAMPLES[name]
-    joint = joint_model(model, latent, data, args, kwargs, given=given)
-    found = decompose(joint)
-    assert found.dependent and len(stage_model(joint, found).integrals) == len(found.integrals) > 0
-    if name in SUMMED:
-        assert [piece.integrated for piece in found.sums] == [(SUMMED[name],)]
-    result = bounds(name, method=AIS(num_temperatures=5, num_particles=2), num_samples=8)
-    assert np.isfinite(result.lower_i).all() and np.isfinite(result.upper_i).all()
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_called_with_data(name):
-    """With data in the call the same sites are drawn, and nothing else is made of the data."""
-    model, latent, data, given, args, kwargs = EXAMPLES[name]
-    joint = joint_model(model, latent, data, args, kwargs, given=given)
-    drawn = joint.simulate(jax.random.key(0))
-    observed = {"admitted", "captures", "counts", "hits", "labels", "returns", "words", "y"}
-    (argument,) = observed & set(model.__code__.co_varnames[: model.__code__.co_argcount])
-    again = joint_model(model, latent, data, args, {**kwargs, argument: np.asarray(drawn[data])}, given=given)
-    assert again.sites == joint.sites and again.parents == joint.parents and again.simulated == {data}
-
-
+# First, for the fixture of those below switches optimisations off for what comes after.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_default_method(name, at_default):
@@ -80,3 +51,27 @@ def test_most_are_tight(at_default):
     assert len(finite) >= LEAST_FINITE
     medians = {name: np.median(at_default(name).upper_i - at_default(name).lower_i) for name in EXAMPLES}
     assert sum(median < TIGHT for median in medians.values()) >= LEAST_TIGHT, medians
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_taken_as_it_is(name, compile_fast):
+    model, latent, data, given, args, kwargs = EXAMPLES[name]
+    joint = joint_model(model, latent, data, args, kwargs, given=given)
+    found = decompose(joint)
+    assert found.dependent and len(stage_model(joint, found).integrals) == len(found.integrals) > 0
+    if name in SUMMED:
+        assert [piece.integrated for piece in found.sums] == [(SUMMED[name],)]
+    result = bounds(name, method=TINY, num_samples=8)
+    assert np.isfinite(result.lower_i).all() and np.isfinite(result.upper_i).all()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_called_with_data(name):
+    """With data in the call the same sites are drawn, and nothing else is made of the data."""
+    model, latent, data, given, args, kwargs = EXAMPLES[name]
+    joint = joint_model(model, latent, data, args, kwargs, given=given)
+    drawn = joint.simulate(jax.random.key(0))
+    observed = {"admitted", "captures", "counts", "hits", "labels", "returns", "words", "y"}
+    (argument,) = observed & set(model.__code__.co_varnames[: model.__code__.co_argcount])
+    again = joint_model(model, latent, data, args, {**kwargs, argument: np.asarray(drawn[data])}, given=given)
+    assert again.sites == joint.sites and again.parents == joint.parents and again.simulated == {data}
