@@ -16,7 +16,10 @@ from numpyro.distributions.distribution import (
     Unit,
 )
 
-WRAPPERS = (ExpandedDistribution, Independent, MaskedDistribution)
+from numpyro_mi.model.slices import Element
+
+
+WRAPPERS = (Element, ExpandedDistribution, Independent, MaskedDistribution)
 
 
 class Site(NamedTuple):
@@ -30,8 +33,8 @@ class Site(NamedTuple):
         Shapes and types of its value (of samples and parameters).
     subsample
         Of a plate, how many of how many.
-    drawn
-        Shape of one draw; this and what follows is of samples.
+    drawn, event_dim
+        Shape of one draw, and how many of its last axes are one event; these and what follows are of samples.
     observed, masked, scaled
         Whether it has a value of its own, cells left out, a factor on its log-density.
     flaw
@@ -46,6 +49,7 @@ class Site(NamedTuple):
     value: Any = None
     subsample: tuple[int, int] | None = None
     drawn: tuple[int, ...] = ()
+    event_dim: int = 0
     observed: bool = False
     masked: bool = False
     scaled: bool = False
@@ -75,6 +79,7 @@ def site(msg: dict) -> Site:
         _shapes(msg["value"]),
         None,
         (*msg["kwargs"]["sample_shape"], *fn.shape()),
+        fn.event_dim,
         msg["is_observed"],
         mask_of(fn) is not None,
         msg["scale"] is not None,
