@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, check_run
 from numpyro_mi.decomposition import decompose
+from numpyro_mi.driver import RawRun
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.keys import as_key
-from numpyro_mi.model.elements import bases_of, elements_of
-from numpyro_mi.model.trace import joint_model, latents_of, traced_sites
+from numpyro_mi.model.elements import bases_of, elements_of, split_one
+from numpyro_mi.model.trace import JointModel, joint_model, latents_of, traced_sites
+from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
 from numpyro_mi.tables import JOINT, InformationTable
 
@@ -50,8 +53,8 @@ def information_table(
         The rows: names of sites or of elements such as "theta[2]", or groups of them by the name of their row.
         None: a row for every random site outside `data`.
     elements
-        Name or names of sites in plates: a row more for each of their elements. Elements share no programs, so
-        that compiling takes seconds for each; discrete ones are summed all together, which bounds their number.
+        Name or names of sites in plates: a row more for each of their elements, with the others integrated out.
+        Each is a run of its own on the same draws, of up to three integrals; all of one site share their programs.
     method
         `AIS(...)`, `AnnealedSMC(...)`, `IWAE(...)`, `BarberAgakov(...)` or `StructuredInfoNCE(...)`; None means
         `AIS()`.
@@ -61,7 +64,7 @@ def information_table(
     Returns
     -------
     InformationTable
-        In nats; `plot_bounds(table)` draws it.
+        In nats; `plot_bounds(table)` draws it. On Ctrl-C, the rows that are there.
 
     Raises
     ------
@@ -80,28 +83,94 @@ def information_table(
     """
     method = AIS() if method is None else method
     num_samples, batch_size = check_run(method, num_samples, batch_size, with_likelihood=True)
-    call = (model_args, model_kwargs, params)
+    call, key = (model_args, model_kwargs, params), as_key(rng_key)
     known = latents_of(model, data, *call)
     groups = _groups(known if latents is None else latents)
-    wanted = (elements,) if isinstance(elements, str) else tuple(elements)
     traced = traced_sites(model, *call)
-    split = elements_of("elements", wanted, traced)
-    named = bases_of([name for group in groups.values() for name in group], traced)
-    parts = {**split, **elements_of("latents", named, traced)}
-    groups |= {part: (part,) for whole in split.values() for part in whole}
-
-    def spread(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(part for name in names for part in parts.get(name, (name,))))
-
-    asked = spread([*known, *(site for group in groups.values() for site in group)])
+    cells = elements_of("elements", (elements,) if isinstance(elements, str) else tuple(elements), traced)
+    groups |= {name: (name,) for indices in cells.values() for name in indices}
+    together = {name: group for name, group in groups.items() if not bases_of(group, traced)}
+    asked = tuple(dict.fromkeys([*known, *(site for group in together.values() for site in group)]))
     joint = joint_model(model, asked, data, *call)
     require_likelihood(joint, method)
-    models = [replace(joint, latent=spread(group)) for group in (known, *groups.values())]
-    rows = Rows(joint, tuple(map(decompose, models)), method, as_key(rng_key))
-    raw = rows.run(num_samples, batch_size, progress_bar)
-    free: dict[str, Any] = {"cost": {}, "seconds": {}}  # of a row alone they are not known
-    results = {name: rows.result(raw, i + 1, latent=group, **free) for i, (name, group) in enumerate(groups.items())}
-    return InformationTable(results, rows.result(raw, 0, latent=known, **free), raw.cost, raw.seconds)
+    parts = [_part(joint, {JOINT: known, **together}, method, key)]
+    for name in groups:
+        if name not in together:
+            parts.append(_element_part(name, groups[name], model, data, call, cells, method, key))
+    for part in parts:
+        _ = part.rows.staged  # what cannot be bounded is refused before anything runs
+    results: dict[str, MIBounds] = {}
+    cost: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    for part in parts:
+        try:
+            raw = part.rows.run(num_samples, batch_size, progress_bar)
+        except KeyboardInterrupt:
+            if not results:
+                raise
+            break
+        cost.update(raw.cost)
+        seconds.update(raw.seconds)
+        results |= part.results(raw)
+        if len(raw.terms[0][0]) < raw.num_requested:
+            break
+    everything = results.pop(JOINT)
+    left = tuple(name for name in groups if name not in results)
+    return InformationTable(results, everything, dict(cost), dict(seconds), left)
+
+
+class _Part(NamedTuple):
+    """Rows that one run bounds: the latents of each by its name, and what sites are called in the end."""
+
+    rows: Rows
+    latents: Mapping[str, tuple[str, ...]]
+    called: Mapping[str, str]
+
+    def results(self, raw: RawRun) -> dict[str, MIBounds]:
+        """A result a row; what one alone costs is not known."""
+        return {name: self._result(raw, i, group) for i, (name, group) in enumerate(self.latents.items())}
+
+    def _result(self, raw: RawRun, i: int, group: tuple[str, ...]) -> MIBounds:
+        result = self.rows.result(raw, i, latent=group, cost={}, seconds={})
+
+        def called(names: Iterable[str]) -> list[str]:
+            return [self.called.get(name, name) for name in names]
+
+        pieces = tuple(
+            {
+                **piece,
+                "integrated": called(piece["integrated"]),
+                "factors": {called([name])[0]: called(parents) for name, parents in piece["factors"].items()},
+            }
+            for piece in result.decomposition
+        )
+        return replace(result, decomposition=pieces)
+
+
+def _part(joint: JointModel, groups: Mapping[str, tuple[str, ...]], method: EvidenceMethod, key: jax.Array) -> _Part:
+    """Rows of one model, whose pieces are shared."""
+    models = [replace(joint, latent=group) for group in groups.values()]
+    return _Part(Rows(joint, tuple(map(decompose, models)), method, key), groups, {})
+
+
+def _element_part(
+    name: str,
+    group: tuple[str, ...],
+    model: Callable,
+    data: str | Sequence[str],
+    call: tuple,
+    cells: Mapping[str, Mapping[str, Any]],
+    method: EvidenceMethod,
+    key: jax.Array,
+) -> _Part:
+    """A row that names elements, on a model of its own with the same draws."""
+    base = next((base for base, indices in cells.items() if group[0] in indices), None)
+    if base is None or len(group) > 1:
+        joint = joint_model(model, group, data, *call)
+        return _part(joint, {name: group}, method, key)
+    split, site = split_one(model, base, cells[base][group[0]])
+    part = _part(joint_model(split, site, data, *call), {name: (site,)}, method, key)
+    return part._replace(latents={name: group}, called={site: group[0]})
 
 
 def _groups(latents: Any) -> dict[str, tuple[str, ...]]:

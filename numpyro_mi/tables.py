@@ -34,12 +34,15 @@ class InformationTable:
         The result for all latents together.
     cost, seconds
         Of the whole table.
+    interrupted
+        Names of the rows that Ctrl-C left without a result; levels count them too.
     """
 
     rows: dict[str, MIBounds]
     joint: MIBounds
     cost: dict[str, int]
     seconds: dict[str, float]
+    interrupted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", dict(sorted(self.rows.items(), key=lambda row: -_size(row[1]))))
@@ -56,15 +59,18 @@ class InformationTable:
         """
         if not 0 < prob < 1:
             raise ValueError(f"a table needs a probability between 0 and 1, got {prob!r}.")
-        return 1 - (1 - prob) / len(self.results)
+        return 1 - (1 - prob) / (len(self.results) + len(self.interrupted))
 
     def share(self, name: str) -> tuple[float, float]:
         """What part of the joint information a row is, without sampling errors.
 
-        From `lower / joint upper` to `upper / joint lower`, cut off at 0 and 1; NaN where a bound that it needs is
-        not there.
+        From `lower / joint upper` to `upper / joint lower`, cut off at 0 and 1, which a share is between; NaN where
+        there is no joint information to share.
         """
-        return _ratio(self.rows[name].lower, self.joint.upper), _ratio(self.rows[name].upper, self.joint.lower)
+        row, joint = self.rows[name], self.joint
+        if joint.upper is not None and joint.upper <= 0:
+            return np.nan, np.nan
+        return _ratio(row.lower, joint.upper, 0.0), _ratio(row.upper, joint.lower, 1.0)
 
     def to_frame(self, prob: float = 0.95) -> pd.DataFrame:
         """Table with one row a latent, and the joint row last.
@@ -111,7 +117,10 @@ class InformationTable:
             low, high = result.interval(level)
             interval = f"[{number(low)}, {number(high)}]"
             yield f"  {name:{width}}  {bounds}   {interval:<22} {self.share_text(name)}".rstrip()
-        yield f"  Intervals hold for all {len(results)} rows together with probability 95%, each at {100 * level:.4g}%."
+        count = len(results) + len(self.interrupted)
+        yield f"  Intervals hold for all {count} rows together with probability 95%, each at {100 * level:.4g}%."
+        if self.interrupted:
+            yield f"  interrupted  no result for {', '.join(self.interrupted)}"
         yield "  Shares do not add to one: latents may say the same thing, or say it only together."
         hard = [name for name, result in results.items() if any(result.num_non_finite.values())]
         if hard:
@@ -121,8 +130,8 @@ class InformationTable:
         """The share of a row in words; nothing for the joint row."""
         if name not in self.rows:
             return ""
-        low, high = (f"{value:.0%}" if np.isfinite(value) else "?" for value in self.share(name))
-        return low if low == high else f"{low} to {high}"
+        low, high = self.share(name)
+        return "" if np.isnan(low) else f"{low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%} to {high:.0%}"
 
 
 def _size(result: MIBounds) -> float:
@@ -132,7 +141,7 @@ def _size(result: MIBounds) -> float:
     return -np.inf if result.lower is None or np.isnan(result.lower) else result.lower
 
 
-def _ratio(part: float | None, whole: float | None) -> float:
-    if part is None or whole is None or np.isnan(part) or not whole > 0:
-        return np.nan
-    return float(np.clip(0.0 if np.isinf(whole) else part / whole, 0.0, 1.0))
+def _ratio(part: float | None, whole: float | None, otherwise: float) -> float:
+    if part is None or whole is None or not whole > 0 or not np.isfinite(part):
+        return otherwise
+    return float(np.clip(part / whole, 0.0, 1.0))

@@ -8,64 +8,74 @@ given their parents, so that the joint density is the same; everything else sees
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax import random
+from numpyro.distributions.distribution import Distribution
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from numpyro_mi.model import checks
 from numpyro_mi.model.sites import Site
-from numpyro_mi.model.slices import Element
+from numpyro_mi.model.slices import Element, Others, WholeDraw
 
-Cell = tuple[int, ...]
+Index = Sequence[int] | jax.Array
 _INDEXED = re.compile(r"(.+)\[(\d+(?:,\d+)*)\]")
 
 
 class SplitSites(Messenger):
     """A model with some elements of some sites as sites of their own.
 
-    Where all elements of a site are, its value is deterministic. Where not all are, the site stays under the name
-    `others_of`, with a spare draw in the place of each that is; nothing reads the spare ones.
+    The site itself becomes deterministic. Where not all of its elements are named, the others are one site more,
+    `others_of`, which has the shape of the whole with a spare draw in the place of each that is; nothing reads these.
+    Draws of everything are those of the model as it was.
 
     Parameters
     ----------
     fn
         The model.
     cells
-        Elements by site.
+        By site, the index of each of its elements, in the order of the index, by the name that it is to have.
     """
 
-    def __init__(self, fn: Callable, cells: Mapping[str, Sequence[Cell]]):
+    def __init__(self, fn: Callable, cells: Mapping[str, Mapping[str, Index]]):
         super().__init__(fn)
         self._cells = cells
 
     def process_message(self, msg: dict) -> None:
-        """Draw the elements of a site, in place of the site or beside it."""
+        """Draw the parts of a site in its place."""
         held = msg["type"] == "sample" and msg["value"] is not None and not msg["is_observed"]
         if msg["type"] != "sample" or msg["name"] not in self._cells or held:
             return
-        name = msg["name"]
         fn = msg["fn"].expand((*msg["kwargs"].get("sample_shape", ()), *msg["fn"].batch_shape))
         given = None if msg["value"] is None else jnp.broadcast_to(msg["value"], fn.shape())
-        with self._outer_handlers():
-            values = {
-                cell: numpyro.sample(element(name, cell), Element(fn, cell), obs=None if given is None else given[cell])
-                for cell in self._cells[name]
-            }
-        if len(values) == np.prod(fn.batch_shape):
-            whole = jnp.stack([values[cell] for cell in np.ndindex(fn.batch_shape)])
-            kept = {"type": "deterministic", "name": name, "value": whole.reshape(fn.shape())}
-            kept["cond_indep_stack"] = msg["cond_indep_stack"]
-            msg.clear()
-            msg.update(kept)
-        else:
-            msg.update(name=others_of(name), elements=values)
+        with self._outer_handlers(), _Frames(msg["cond_indep_stack"]):
+            value = self._drawn(msg["name"], fn, given)
+        kept = {"type": "deterministic", "name": msg["name"], "value": value}
+        kept["cond_indep_stack"] = msg["cond_indep_stack"]
+        msg.clear()
+        msg.update(kept)
 
-    def postprocess_message(self, msg: dict) -> None:
-        """Put elements into the value that the model goes on with; what was recorded of the site stays."""
-        for cell, value in msg.get("elements", {}).items():
-            msg["value"] = jnp.asarray(msg["value"]).at[cell].set(value)
+    def _drawn(self, name: str, fn: Distribution, given: jax.Array | None) -> jax.Array:
+        """The value that the parts of a site make up."""
+        cells = {part: tuple(index) for part, index in self._cells[name].items()}
+        whole = WholeDraw(fn)
+        if len(cells) == np.prod(fn.batch_shape):
+            value = None
+        else:
+            others = Others(fn, tuple(cells.values()), whole)
+            value = numpyro.sample(others_of(name), others, obs=given)
+        values = []
+        for i, (part, cell) in enumerate(cells.items()):
+            obs = None if given is None else given[cell]
+            # With a key that comes of the whole draw's own, so that all that follows is drawn with the keys it had.
+            key = None if whole.key is None or obs is not None else random.fold_in(whole.key, 1 + i)
+            values.append(numpyro.sample(part, Element(fn, cell, whole), obs=obs, rng_key=key))
+            value = value if value is None else jnp.asarray(value).at[cell].set(values[-1])
+        return jnp.stack(values).reshape(fn.shape()) if value is None else value
 
     @contextmanager
     def _outer_handlers(self) -> Iterator[None]:
@@ -79,7 +89,28 @@ class SplitSites(Messenger):
             _PYRO_STACK.extend(inner)
 
 
-def element(name: str, cell: Cell) -> str:
+class _Frames(Messenger):
+    """Says which plates the sites inside are in, without widening their distributions."""
+
+    def __init__(self, frames: Sequence[Any]):
+        super().__init__()
+        self._frames = list(frames)
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "sample" and msg["fn"].batch_shape:
+            msg["cond_indep_stack"].extend(self._frames)
+
+
+def split_one(fn: Callable, base: str, cell: Sequence[int]) -> tuple[Callable, str]:
+    """A model with one element of a site as a site of its own, and its name.
+
+    The name does not say which element it is, and the index is an array, so that all elements share their programs.
+    """
+    name = f"{base}[i]"
+    return SplitSites(fn, {base: {name: jnp.asarray(cell, int)}}), name
+
+
+def element(name: str, cell: Sequence[int]) -> str:
     """Name of one element of a site."""
     return f"{name}[{','.join(map(str, cell))}]"
 
@@ -89,15 +120,15 @@ def others_of(name: str) -> str:
     return f"{name}[others]"
 
 
-def asked_cells(groups: Mapping[str, Collection[str]], traced: Mapping[str, Site]) -> dict[str, tuple[Cell, ...]]:
-    """Elements that are named in groups, by their site.
+def asked_cells(groups: Mapping[str, Collection[str]], traced: Mapping[str, Site]) -> dict[str, dict[str, Index]]:
+    """Elements that are named in groups, by their site: the index of each by its name.
 
     Raises
     ------
     ValueError
         For a name with an index that is no element of a batch, or that is named beside its site.
     """
-    found: dict[str, set[Cell]] = {}
+    found: dict[str, set[tuple[int, ...]]] = {}
     for role, names in groups.items():
         for name, (base, cell) in _indexed(names, traced).items():
             batch = _batch_shape(role, base, traced)
@@ -108,12 +139,14 @@ def asked_cells(groups: Mapping[str, Collection[str]], traced: Mapping[str, Site
     for role, names in groups.items():
         for base in set(names) & set(found):
             one = element(base, min(found[base]))
-            raise ValueError(f"{role} names {base!r}, and {one!r}, which is part of it, is named too: name one of them.")
-    return {base: tuple(sorted(cells)) for base, cells in found.items()}
+            raise ValueError(
+                f"{role} names {base!r}, and {one!r}, which is part of it, is named too: name one of them."
+            )
+    return {base: {element(base, cell): cell for cell in sorted(cells)} for base, cells in found.items()}
 
 
-def elements_of(role: str, names: Iterable[str], traced: Mapping[str, Site]) -> dict[str, tuple[str, ...]]:
-    """Names of all elements of each site that is named.
+def elements_of(role: str, names: Iterable[str], traced: Mapping[str, Site]) -> dict[str, dict[str, Index]]:
+    """All elements of each site that is named: the index of each by its name.
 
     Raises
     ------
@@ -121,7 +154,8 @@ def elements_of(role: str, names: Iterable[str], traced: Mapping[str, Site]) -> 
         For a site without elements.
     """
     checks.names(traced, {role: tuple(names)})
-    return {name: tuple(element(name, cell) for cell in np.ndindex(_batch_shape(role, name, traced))) for name in names}
+    shapes = {name: _batch_shape(role, name, traced) for name in names}
+    return {name: {element(name, cell): cell for cell in np.ndindex(shape)} for name, shape in shapes.items()}
 
 
 def bases_of(names: Iterable[str], traced: Mapping[str, Site]) -> tuple[str, ...]:
@@ -129,17 +163,17 @@ def bases_of(names: Iterable[str], traced: Mapping[str, Site]) -> tuple[str, ...
     return tuple(dict.fromkeys(base for base, _ in _indexed(names, traced).values()))
 
 
-def check_split(cells: Mapping[str, Sequence[Cell]], traced: Mapping[str, Site]) -> None:
+def check_split(cells: Mapping[str, Mapping[str, Index]], traced: Mapping[str, Site]) -> None:
     """Refuse sites that a handler around the model cannot take apart."""
     for base, wanted in cells.items():
-        if element(base, wanted[0]) not in traced:
+        if not set(wanted) <= set(traced):
             raise ValueError(
                 f"the elements of site {base!r} cannot be sites of their own, since it is inside scan or cond, or is "
                 "held by handlers.substitute: name the whole site."
             )
 
 
-def _indexed(names: Iterable[str], traced: Mapping[str, Site]) -> dict[str, tuple[str, Cell]]:
+def _indexed(names: Iterable[str], traced: Mapping[str, Site]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Site and index of names that are no site but `site[index]`."""
     matches = {name: _INDEXED.fullmatch(name) for name in names if name not in traced}
     return {

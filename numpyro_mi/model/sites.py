@@ -16,10 +16,9 @@ from numpyro.distributions.distribution import (
     Unit,
 )
 
-from numpyro_mi.model.slices import Element
+from numpyro_mi.model.slices import Element, Others
 
-
-WRAPPERS = (Element, ExpandedDistribution, Independent, MaskedDistribution)
+WRAPPERS = (Element, ExpandedDistribution, Independent, MaskedDistribution, Others)
 
 
 class Site(NamedTuple):

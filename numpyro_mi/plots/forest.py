@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # Inches, which are the units of the y axis: half the distance of two bounds, a row, a line of text.
 _DODGE, _ROW, _LINE = 0.07, 0.42, 0.17
 _SHADE = 0.2
+_UNKNOWN = "0% to 100%"  # a share that says nothing
 _VISUALS = (
     "common_interval",
     "true_value",
@@ -134,7 +135,8 @@ def _shown(results: Any, prob: float) -> _Shown:
     if isinstance(results, Comparison):
         return _Shown(results.results, results.level(prob), " of each method", results.interval(prob))
     if isinstance(results, InformationTable):
-        remarks = {name: f"({results.share_text(name)} of the joint)" for name in results.rows}
+        shares = {name: results.share_text(name) for name in results.rows}
+        remarks = {name: f"({share} of the joint)" for name, share in shares.items() if share not in ("", _UNKNOWN)}
         scope = f" of each row ({100 * prob:.4g}% for all)"
         return _Shown(results.results, results.level(prob), scope, remarks=remarks)
     named = {_name(results): results} if isinstance(results, Bounds) else dict(results)
