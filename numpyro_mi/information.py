@@ -88,6 +88,9 @@ def information_table(
     groups = _groups(known if latents is None else latents)
     traced = traced_sites(model, *call)
     cells = elements_of("elements", (elements,) if isinstance(elements, str) else tuple(elements), traced)
+    both = sorted(set(cells) & {data} if isinstance(data, str) else set(cells) & set(data))
+    if both:
+        raise ValueError(f"elements names {both[0]!r}, which is in data: rows are of latents.")
     groups |= {name: (name,) for indices in cells.values() for name in indices}
     together = {name: group for name, group in groups.items() if not bases_of(group, traced)}
     asked = tuple(dict.fromkeys([*known, *(site for group in together.values() for site in group)]))

@@ -46,7 +46,7 @@ class Element(Distribution):
         The draw that it takes its own from.
     """
 
-    arg_constraints = {}
+    arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("base_dist", "cell")
 
     def __init__(self, base_dist: Distribution, cell: Cell, whole: WholeDraw):
@@ -54,7 +54,7 @@ class Element(Distribution):
         super().__init__((), base_dist.event_shape, validate_args=False)
 
     @property
-    def has_enumerate_support(self) -> bool:  # type: ignore[override]
+    def has_enumerate_support(self) -> bool:
         """Whether its values can be listed."""
         return self.base_dist.has_enumerate_support
 
@@ -102,7 +102,7 @@ class Others(Distribution):
         The draw that the others are taken from.
     """
 
-    arg_constraints = {}
+    arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("base_dist", "cells")
 
     def __init__(self, base_dist: Distribution, cells: tuple[Cell, ...], whole: WholeDraw):
@@ -110,7 +110,7 @@ class Others(Distribution):
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
     @property
-    def has_enumerate_support(self) -> bool:  # type: ignore[override]
+    def has_enumerate_support(self) -> bool:
         """Whether its values can be listed."""
         return self.base_dist.has_enumerate_support
 

@@ -21,6 +21,7 @@ from numpyro_mi.plots.canvas import (
     set_limits,
     set_yticks,
 )
+from numpyro_mi.report import quantity
 from numpyro_mi.results import Bounds, MIBounds, MIDifference
 from numpyro_mi.tables import InformationTable
 
@@ -167,7 +168,7 @@ class _Row(NamedTuple):
 
 def _name(result: Bounds) -> str:
     if isinstance(result, MIBounds):
-        return f"I({', '.join(result.latent)}; {', '.join(result.data)})"
+        return quantity(result)
     return "difference"
 
 
