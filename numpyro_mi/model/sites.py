@@ -124,7 +124,10 @@ _OTHER_DRAWS = (
     "has a {}, whose draws do not follow its log_prob ({}), so that the joint distribution cannot be simulated: {}."
 )
 _NOT_ITS_DRAWS = {
-    "Censored": ("that one is for given censoring indicators", "use the distribution inside it"),
+    "Censored": (
+        "that one is for given censoring indicators",
+        "use the distribution inside it, or one of your own that draws the clipped value and has its log_prob",
+    ),
     "PolyaGamma": ("both are approximations", "write the site through another distribution"),
 }
 
@@ -157,8 +160,10 @@ def _flaw(fn: Distribution) -> str | None:
         return _FACTOR
     if isinstance(fn, dist.Delta):
         return _DELTA
+    # NumPyro's own; a class of the user's may be right under the same name.
+    own = " ".join(cls.__name__ for cls in type(fn).__mro__ if cls.__module__.startswith("numpyro."))
     for part, words in _NOT_ITS_DRAWS.items():
-        if part in type(fn).__name__:
+        if part in own:
             return _OTHER_DRAWS.format(type(fn).__name__, *words)
     parts = [part for _, value in ingredients(fn) for part in (value if isinstance(value, list | tuple) else [value])]
     return next((flaw for flaw in map(_flaw, parts) if flaw), None)
