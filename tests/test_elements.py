@@ -11,7 +11,7 @@ import pytest
 from jax import random
 from numpyro.contrib.control_flow import scan
 
-from numpyro_mi import IWAE, evidence_bounds, information_table, mi_bounds
+from numpyro_mi import IWAE, InfoNCE, evidence_bounds, information_table, mi_bounds
 from numpyro_mi.decomposition import decompose
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.elements import split_one
@@ -193,6 +193,41 @@ class TestTable:
         values = drawn(means, [f"theta[{place}]" for place in range(3)])
         np.testing.assert_array_equal(values["x"], plain["x"])
 
+    def test_what_stands_in_the_place_of_an_element_is_independent_of_it(self):
+        joint = joint_model(means, "theta[0]", "x")
+        values = jax.vmap(stage_model(joint, decompose(joint)).draw)(random.split(random.key(0), 1000)).values
+        parts = np.stack([values["theta[0]"], *values["theta[others]"].T]) - values["mu"]
+        np.testing.assert_allclose(np.corrcoef(parts), np.eye(4), atol=0.13)  # four standard errors
+
+    def test_eight_schools(self):
+        errors = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+        def schools(y=None):
+            mu = numpyro.sample("mu", dist.Normal(0, 5))
+            tau = numpyro.sample("tau", dist.HalfCauchy(5))
+            with numpyro.plate("schools", 8):
+                theta = numpyro.sample("theta", dist.Normal(mu, tau))
+                numpyro.sample("y", dist.Normal(theta, errors), obs=y)
+
+        found = information_table(
+            schools, "y", elements="theta", method=IWAE(num_particles=5), num_samples=20, model_args=(errors,), **QUIET
+        )
+        assert set(found.rows) == {"mu", "tau", "theta", *(f"theta[{i}]" for i in range(8))}
+        assert "Intervals hold for all 12 rows" in repr(found)
+
+    def test_methods_that_know_draws_alone(self):
+        method = InfoNCE(lambda x, z: -jnp.square(x[0] - z[0]), num_particles=10)
+        result = mi_bounds(means, "theta[0]", "x", method=method, num_samples=200, **QUIET)
+        assert 0 < result.lower < of_means([0]) + 4 * result.lower_se
+
+    def test_elements_of_data_that_the_model_is_called_with(self):
+        """They are simulated; what is left of them would be evidence that is ignored."""
+        call = {"model_kwargs": {"x": jnp.ones(3)}, "method": NORMAL, "num_samples": 200, **QUIET}
+        result = mi_bounds(means, "theta[0]", [f"x[{i}]" for i in range(3)], **call)
+        assert covers(result, of_means([0]))
+        with pytest.raises(ValueError, match=r"site 'x\[others\]' is observed, is not in data, and depends on"):
+            mi_bounds(means, "theta[0]", "x[0]", **call)
+
     def test_elements_share_their_programs(self):
         def draw(place):
             split, name = split_one(means, "theta", (place,))
@@ -271,6 +306,10 @@ class TestRefusals:
             ("theta[0,1]", r"has the elements 'theta\[0\]' to"),
             ("mu[0]", "latent asks for elements of 'mu', which is a number.*Name the whole site, or write it in a"),
             (["theta", "theta[1]"], r"latent names 'theta', and 'theta\[1\]', which is part of it"),
+            (
+                ["theta[0]", "theta[others]"],
+                r"'theta\[others\]', which is no group: name elements one by one, as 'theta",
+            ),
             ("tau[0]", r"'tau\[0\]', which is not a site"),
         ],
     )

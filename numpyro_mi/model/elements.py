@@ -129,7 +129,11 @@ def asked_cells(groups: Mapping[str, Collection[str]], traced: Mapping[str, Site
         For a name with an index that is no element of a batch, or that is named beside its site.
     """
     found: dict[str, set[tuple[int, ...]]] = {}
+    spare = {others_of(name): name for name in traced if others_of(name) not in traced}
     for role, names in groups.items():
+        for name in sorted(set(names) & set(spare)):
+            first = element(spare[name], (0,))
+            raise ValueError(f"{role} names {name!r}, which is no group: name elements one by one, as {first!r}.")
         for name, (base, cell) in _indexed(names, traced).items():
             batch = _batch_shape(role, base, traced)
             if len(cell) != len(batch) or any(i >= size for i, size in zip(cell, batch, strict=True)):

@@ -11,6 +11,7 @@ from numpyro.distributions.distribution import Distribution
 
 Cell = tuple[Any, ...]
 """An index for each batch axis; integers, or scalars of JAX."""
+_SPARE = 2**31 - 1  # that no distribution splits its key by
 
 
 class WholeDraw:
@@ -122,7 +123,7 @@ class Others(Distribution):
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """A draw."""
         value = self.base_dist.sample(key, sample_shape) if sample_shape else self._whole(key)
-        spare = self.base_dist.sample(random.fold_in(key, 0), sample_shape)
+        spare = self.base_dist.sample(random.fold_in(key, _SPARE), sample_shape)
         for cell in self.cells:
             at = (..., *cell, *[slice(None)] * self.event_dim)
             value = value.at[at].set(spare[at])
