@@ -8,14 +8,15 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, check_run
-from numpyro_mi.decomposition import decompose
+from numpyro_mi.decomposition import Decomposition, decompose, described
 from numpyro_mi.driver import RawRun
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.keys import as_key
-from numpyro_mi.model.elements import bases_of, elements_of, split_one
+from numpyro_mi.model.elements import bases_of, elements_of, parts_of, split_one
 from numpyro_mi.model.trace import JointModel, joint_model, latents_of, traced_sites
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
@@ -54,7 +55,7 @@ def information_table(
         None: a row for every random site outside `data`.
     elements
         Name or names of sites in plates: a row more for each of their elements, with the others integrated out.
-        Each is a run of its own on the same draws, of up to three integrals; all of one site share their programs.
+        Each is a run of its own on the same draws, of one or two integrals; all of one site share their programs.
     method
         `AIS(...)`, `AnnealedSMC(...)`, `IWAE(...)`, `BarberAgakov(...)` or `StructuredInfoNCE(...)`; None means
         `AIS()`.
@@ -96,64 +97,100 @@ def information_table(
     asked = tuple(dict.fromkeys([*known, *(site for group in together.values() for site in group)]))
     joint = joint_model(model, asked, data, *call)
     require_likelihood(joint, method)
-    parts = [_part(joint, {JOINT: known, **together}, method, key)]
-    for name in groups:
-        if name not in together:
-            parts.append(_element_part(name, groups[name], model, data, call, cells, method, key))
+    models = [replace(joint, latent=group) for group in (known, *together.values())]
+    base = Rows(joint, tuple(map(decompose, models)), method, key)
+    parts = [
+        _element_part(name, group, model, data, call, cells, base)
+        for name, group in groups.items()
+        if name not in together
+    ]
+    for rows in (base, *(part.rows for part in parts)):
+        _ = rows.staged  # what cannot be bounded is refused before anything runs
+    first = base.run(num_samples, batch_size, progress_bar)
+    results = {
+        name: base.result(first, i, latent=group, cost={}, seconds={})
+        for i, (name, group) in enumerate({JOINT: known, **together}.items())
+    }
+    cost, seconds = Counter(first.cost), Counter(first.seconds)
     for part in parts:
-        _ = part.rows.staged  # what cannot be bounded is refused before anything runs
-    results: dict[str, MIBounds] = {}
-    cost: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
-    for part in parts:
+        if any(result.partial for result in results.values()):
+            break
         try:
             raw = part.rows.run(num_samples, batch_size, progress_bar)
         except KeyboardInterrupt:
-            if not results:
-                raise
             break
         cost.update(raw.cost)
         seconds.update(raw.seconds)
-        results |= part.results(raw)
-        if len(raw.terms[0][0]) < raw.num_requested:
-            break
+        results[part.name] = part.result(raw, first)
     everything = results.pop(JOINT)
     left = tuple(name for name in groups if name not in results)
     return InformationTable(results, everything, dict(cost), dict(seconds), left)
 
 
 class _Part(NamedTuple):
-    """Rows that one run bounds: the latents of each by its name, and what sites are called in the end."""
+    """A row that names elements, as a run of its own on the draws of the table.
 
+    Attributes
+    ----------
+    name, latent
+        Of the row.
+    rows
+        What is run.
+    whole
+        All that the row is a sum of.
+    lent
+        Integrals of `whole` that the table has bounded already: their place in its run, by that in `whole`.
+    called
+        What sites are called in the end.
+    """
+
+    name: str
+    latent: tuple[str, ...]
     rows: Rows
-    latents: Mapping[str, tuple[str, ...]]
+    whole: Decomposition
+    lent: Mapping[int, int]
     called: Mapping[str, str]
 
-    def results(self, raw: RawRun) -> dict[str, MIBounds]:
-        """A result a row; what one alone costs is not known."""
-        return {name: self._result(raw, i, group) for i, (name, group) in enumerate(self.latents.items())}
+    def result(self, raw: RawRun, table: RawRun) -> MIBounds:
+        """The result; what it alone costs is not known."""
+        own = self.rows.result(raw, 0, latent=self.latent, cost={}, seconds={})
+        assert own.lower_i is not None and own.upper_i is not None  # a method with a likelihood has both
+        lower_i, upper_i, count = own.lower_i.copy(), own.upper_i.copy(), own.num_samples
+        stats, plan, guides = list(own.stats), list(own.plan), list(own.guides)
+        for place, index in self.lent.items():
+            lent = {name: value[:count] for name, value in table.stats[index].items()}
+            elbo, eubo = lent["forward_log_evidence"], lent["reverse_log_evidence"]
+            sign = self.whole.integrals[place].sign
+            with np.errstate(invalid="ignore"):
+                lower_i += sign * (elbo if sign > 0 else eubo)
+                upper_i += sign * (eubo if sign > 0 else elbo)
+            stats.insert(place, lent)
+            plan.insert(place, table.plans[index]._asdict())
+            guides[place:place] = table.guides[index : index + 1]
+        lower_i[~np.isfinite(lower_i)], upper_i[~np.isfinite(upper_i)] = -np.inf, np.inf
+        return replace(
+            own,
+            lower_i=lower_i,
+            upper_i=upper_i,
+            stats=tuple(stats),
+            plan=tuple(plan),
+            guides=tuple(guides),
+            parts={},
+            decomposition=self._described(),
+        )
 
-    def _result(self, raw: RawRun, i: int, group: tuple[str, ...]) -> MIBounds:
-        result = self.rows.result(raw, i, latent=group, cost={}, seconds={})
-
+    def _described(self) -> tuple[dict[str, Any], ...]:
         def called(names: Iterable[str]) -> list[str]:
             return [self.called.get(name, name) for name in names]
 
-        pieces = tuple(
+        return tuple(
             {
                 **piece,
                 "integrated": called(piece["integrated"]),
                 "factors": {called([name])[0]: called(parents) for name, parents in piece["factors"].items()},
             }
-            for piece in result.decomposition
+            for piece in described(self.whole, self.rows.model.parents)
         )
-        return replace(result, decomposition=pieces)
-
-
-def _part(joint: JointModel, groups: Mapping[str, tuple[str, ...]], method: EvidenceMethod, key: jax.Array) -> _Part:
-    """Rows of one model, whose pieces are shared."""
-    models = [replace(joint, latent=group) for group in groups.values()]
-    return _Part(Rows(joint, tuple(map(decompose, models)), method, key), groups, {})
 
 
 def _element_part(
@@ -163,17 +200,35 @@ def _element_part(
     data: str | Sequence[str],
     call: tuple,
     cells: Mapping[str, Mapping[str, Any]],
-    method: EvidenceMethod,
-    key: jax.Array,
+    base: Rows,
 ) -> _Part:
     """A row that names elements, on a model of its own with the same draws."""
-    base = next((base for base, indices in cells.items() if group[0] in indices), None)
-    if base is None or len(group) > 1:
-        joint = joint_model(model, group, data, *call)
-        return _part(joint, {name: group}, method, key)
-    split, site = split_one(model, base, cells[base][group[0]])
-    part = _part(joint_model(split, site, data, *call), {name: (site,)}, method, key)
-    return part._replace(latents={name: group}, called={site: group[0]})
+    called, latent = {}, group
+    site = next((site for site, indices in cells.items() if group[0] in indices), None)
+    if site is not None and len(group) == 1:
+        model, own = split_one(model, site, cells[site][group[0]])
+        called, latent = {own: group[0]}, (own,)
+    joint = joint_model(model, latent, data, *call)
+    whole = decompose(joint)
+    lent = _lent(whole, base, joint)
+    left = whole._replace(integrals=tuple(piece for i, piece in enumerate(whole.integrals) if i not in lent))
+    return _Part(name, group, Rows(joint, (left,), base.method, base.key), whole, lent, called)
+
+
+def _lent(whole: Decomposition, base: Rows, joint: JointModel) -> dict[int, int]:
+    """Integrals over all parts of every site that is split: they are integrals over the sites themselves.
+
+    What stands in the place of an element beside it integrates to one.
+    """
+    new = [site for site in joint.sites if site not in base.model.sites]
+    split = {part: site for site in base.model.sites for part in parts_of(site, new)}
+    known = [piece.key for piece in base.shared.integrals]
+    found = {}
+    for place, piece in enumerate(whole.integrals):
+        integrated, factors = (tuple(dict.fromkeys(split.get(name, name) for name in names)) for names in piece.key)
+        if set(split) <= set(piece.integrated) and (integrated, factors) in known:
+            found[place] = known.index((integrated, factors))
+    return found
 
 
 def _groups(latents: Any) -> dict[str, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.elements import split_one
 from numpyro_mi.model.slices import Element, WholeDraw
 from numpyro_mi.model.trace import joint_model
+from numpyro_mi.storage import from_datatree
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 QUIET = {"progress_bar": False}
@@ -168,6 +169,22 @@ class TestTable:
             assert covers(row, of_means([place])) and row.latent == (f"theta[{place}]",)
             assert "[i]" not in repr(row) and f"theta[{place}]" in str(row.decomposition)
         assert covers(table.rows["theta"], of_means([0, 1, 2]))
+
+    def test_what_the_table_has_bounded_is_not_bounded_again(self, table):
+        """The evidence of all data: the same numbers in the row of an element."""
+        row, joint = table.rows["theta[1]"], table.joint
+        pieces = [piece for piece in row.decomposition if piece["kind"] == "integral"]
+        (place,) = (i for i, piece in enumerate(pieces) if {"theta[1]", "theta[others]"} <= set(piece["integrated"]))
+        assert len(pieces) == len(row.stats) == len(row.guides) == len(row.plan) == 3
+        evidence = [result.stats[i] for result, i in ((row, place), (joint, 0))]
+        np.testing.assert_array_equal(*(stats["forward_log_evidence"] for stats in evidence))
+        ends = [
+            sum(p["sign"] * stats[side if p["sign"] < 0 else other] for p, stats in zip(pieces, row.stats, strict=True))
+            for side, other in itertools.permutations(["forward_log_evidence", "reverse_log_evidence"])
+        ]
+        np.testing.assert_allclose(row.upper_i, ends[0], atol=1e-6)
+        np.testing.assert_allclose(row.lower_i, ends[1], atol=1e-6)
+        assert from_datatree(row.to_datatree()).upper == row.upper and "% of the gap" in repr(row)
 
     def test_chosen_elements(self):
         latents = {"first": "theta[0]", "two": ["theta[0]", "theta[2]"]}

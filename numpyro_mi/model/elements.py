@@ -120,6 +120,11 @@ def others_of(name: str) -> str:
     return f"{name}[others]"
 
 
+def parts_of(name: str, sites: Iterable[str]) -> tuple[str, ...]:
+    """Which sites of a split model are parts of a site."""
+    return tuple(part for part in sites if part.startswith(f"{name}[") and part.endswith("]"))
+
+
 def asked_cells(groups: Mapping[str, Collection[str]], traced: Mapping[str, Site]) -> dict[str, dict[str, Index]]:
     """Elements that are named in groups, by their site: the index of each by its name.
 
