@@ -89,7 +89,7 @@ def information_table(
     groups = _groups(known if latents is None else latents)
     traced = traced_sites(model, *call)
     cells = elements_of("elements", (elements,) if isinstance(elements, str) else tuple(elements), traced)
-    both = sorted(set(cells) & {data} if isinstance(data, str) else set(cells) & set(data))
+    both = sorted(set(cells) & set((data,) if isinstance(data, str) else data))
     if both:
         raise ValueError(f"elements names {both[0]!r}, which is in data: rows are of latents.")
     groups |= {name: (name,) for indices in cells.values() for name in indices}

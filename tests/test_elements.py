@@ -186,6 +186,22 @@ class TestTable:
         np.testing.assert_allclose(row.lower_i, ends[1], atol=1e-6)
         assert from_datatree(row.to_datatree()).upper == row.upper and "% of the gap" in repr(row)
 
+    @pytest.mark.parametrize("shape", [(1,), (2, 2)])
+    def test_other_plates(self, shape):
+        """A plate of one, and nested ones, of vectors with scales of their own."""
+        scales = jnp.arange(1.0, 1 + np.prod(shape)).reshape(*shape, 1)
+
+        def model():
+            with numpyro.plate_stack("plates", list(shape)):
+                z = numpyro.sample("z", dist.Normal(0, scales * jnp.ones(2)).to_event(1))
+                numpyro.sample("x", dist.Normal(z, 1).to_event(1))
+
+        table = information_table(model, "x", elements="z", method=NORMAL, num_samples=500, **QUIET)
+        for cell in np.ndindex(shape):
+            row = table.rows[f"z[{','.join(map(str, cell))}]"]
+            assert covers(row, np.log(1 + float(scales[cell][0]) ** 2))
+        assert covers(table.joint, np.log(1 + np.square(scales)).sum())
+
     def test_chosen_elements(self):
         latents = {"first": "theta[0]", "two": ["theta[0]", "theta[2]"]}
         table = information_table(means, "x", latents, method=NORMAL, num_samples=300, **QUIET)
