@@ -24,12 +24,13 @@ from numpyro_mi.guides.flow import FlowGuide
 from numpyro_mi.guides.laplace import LaplaceGuide
 from numpyro_mi.guides.neural import NeuralGuide
 from numpyro_mi.guides.regression import RegressionGuide
-from numpyro_mi.information import InformationTable, information_table
+from numpyro_mi.information import information_table
 from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.model_evidence import EvidenceBounds, evidence_bounds
 from numpyro_mi.plots import plot_bounds, plot_information_gain, plot_log_weights
 from numpyro_mi.results import MIBounds, MIDifference
 from numpyro_mi.schedules import LinearSchedule, PowerSchedule, SigmoidSchedule
+from numpyro_mi.tables import InformationTable
 from numpyro_mi.training import Training
 
 __version__ = "0.1.0"

@@ -64,7 +64,8 @@ def mi_bounds(
         A NumPyro model, written with or without `obs=`. Data that it closes over must enter through
         `obs=` only: arguments are checked for that, closures cannot be.
     latent, data
-        Name or names of the sites of the two groups: any random sites of the model.
+        Name or names of the sites of the two groups: any random sites of the model, or elements of those in
+        plates, such as "theta[2]" or "theta[0,1]".
     given
         Sites to condition on: a name or names, whose values are averaged over, or a mapping from names to
         values to hold them at, for sites that the latent and the data depend on.

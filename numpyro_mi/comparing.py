@@ -9,6 +9,7 @@ import jax
 
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, DIRECT_METHODS, METHODS, mi_bounds
 from numpyro_mi.comparison import ALL, Comparison
+from numpyro_mi.model import integral_checks
 from numpyro_mi.results import Bounds, MIBounds
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def compare(
     model: Callable | None = None,
     latent: str | Sequence[str] | None = None,
     data: str | Sequence[str] | None = None,
+    given: str | Sequence[str] | Mapping[str, Any] = (),
     *,
     num_samples: int = DEFAULT_NUM_SAMPLES,
     rng_key: jax.Array | int | None = None,
@@ -30,7 +32,7 @@ def compare(
     batch_size: int | None = None,
     progress_bar: bool = True,
 ) -> Comparison:
-    """Bounds on the mutual information I(latent; data) by several methods, on the same joint draws.
+    """Bounds on the mutual information I(latent; data | given) by several methods, on the same joint draws.
 
     The draws are shared, so that differences between methods are far more precise than either bound.
 
@@ -40,8 +42,8 @@ def compare(
         By name, in the order to show: methods such as `AIS(...)` or `IWAE(...)`, which are run one
         after the other; or finished results of `mi_bounds`, which must be of the same model (that is
         not checked beyond the names of its groups) and share key, number of draws and precision.
-    model, latent, data
-        As in `mi_bounds`; not for finished results.
+    model, latent, data, given
+        As in `mi_bounds`; not for finished results. Methods without densities take `given` at values only.
     num_samples, rng_key, params, model_args, model_kwargs, batch_size, progress_bar
         As in `mi_bounds`, the same for every method.
 
@@ -72,6 +74,7 @@ def compare(
     nouns = {"model": model, "latent": latent, "data": data}
     if finished:
         options = {
+            "given": given or None,
             "num_samples": None if num_samples == DEFAULT_NUM_SAMPLES else num_samples,
             "rng_key": rng_key,
             "params": params,
@@ -79,19 +82,25 @@ def compare(
             "model_kwargs": model_kwargs,
             "batch_size": batch_size,
         }
-        given = [name for name, value in {**nouns, **options}.items() if value is not None]
-        if given:
-            raise ValueError(f"compare of finished results runs nothing, so leave out {', '.join(given)}.")
+        passed = [name for name, value in {**nouns, **options}.items() if value is not None]
+        if passed:
+            raise ValueError(f"compare of finished results runs nothing, so leave out {', '.join(passed)}.")
         return Comparison(dict(methods))  # type: ignore[arg-type]
     missing = [name for name, value in nouns.items() if value is None]
     if missing:
         raise ValueError(f"compare of methods runs them on a model, so it needs {', '.join(missing)} as well.")
+    if given and not isinstance(given, Mapping):  # before the first method has run for an hour
+        for name, method in methods.items():
+            if isinstance(method, DIRECT_METHODS):
+                names = (given,) if isinstance(given, str) else tuple(given)
+                integral_checks.given_needs_likelihood(names, f"{name!r}, {type(method).__name__},")
 
     def run(method: EvidenceMethod | DirectMethod) -> MIBounds:
         return mi_bounds(
             model,  # type: ignore[arg-type]
             latent,  # type: ignore[arg-type]
             data,  # type: ignore[arg-type]
+            given,
             method=method,
             num_samples=num_samples,
             rng_key=rng_key,

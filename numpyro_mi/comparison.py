@@ -173,7 +173,7 @@ def _check_shared(results: Mapping[str, MIBounds]) -> None:
 def _shared(result: MIBounds) -> dict[str, Any]:
     """What two results of a comparison have in common."""
     groups = sorted([sorted(result.latent), sorted(result.data)])  # mutual information is symmetric
-    return {"groups": groups, **_pairing(result)}
+    return {"groups": groups, "given": sorted(result.given), "fixed": sorted(result.fixed), **_pairing(result)}
 
 
 def _simultaneous(prob: float, count: int) -> float:

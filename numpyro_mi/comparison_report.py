@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numpyro_mi.report import bits, count, number, warnings_of
+from numpyro_mi.report import bits, count, number, quantity, warnings_of
 
 if TYPE_CHECKING:
     from numpyro_mi.results import MIBounds
@@ -46,9 +46,8 @@ def report_comparison(
         How many these are.
     """
     one = next(iter(results.values()))
-    names = f"I({', '.join(one.latent)}; {', '.join(one.data)})"
     lines = [
-        f"Comparison for {names}: {len(results)} methods on the same {num_samples:,} joint draws",
+        f"Comparison for {quantity(one)}: {len(results)} methods on the same {num_samples:,} joint draws",
         *_table(results),
         f"  95% interval that all support  {_interval(*interval, num_intervals)}",
     ]

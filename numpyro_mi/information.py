@@ -2,98 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, check_run
-from numpyro_mi.decomposition import decompose
+from numpyro_mi.decomposition import Decomposition, decompose, described
+from numpyro_mi.driver import RawRun
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.keys import as_key
-from numpyro_mi.model.trace import joint_model, latents_of
-from numpyro_mi.report import number
+from numpyro_mi.model.elements import bases_of, elements_of, parts_of, split_one
+from numpyro_mi.model.trace import JointModel, joint_model, latents_of, traced_sites
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-_ALL = "all latents"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class InformationTable:
-    """Bounds on I(latent; data) for each of several latents, and for all of them together, in nats.
-
-    All rows are from the same joint draws. Shares do not add to one: what two latents say together may be
-    more than the sum of what they say alone, or less.
-
-    Attributes
-    ----------
-    rows
-        A result a row by name, the most informative (by the middle of its bounds) first.
-    joint
-        The result for all latents together.
-    cost, seconds
-        Of the whole table.
-    """
-
-    rows: dict[str, MIBounds]
-    joint: MIBounds
-    cost: dict[str, int]
-    seconds: dict[str, float]
-
-    def to_frame(self, prob: float = 0.95) -> pd.DataFrame:
-        """Table with one row a latent, and the joint row last.
-
-        Columns `lower`, `lower_se`, `upper`, `upper_se` in nats; `low`, `high`: intervals that hold for all rows
-        together with probability `prob` (Bonferroni); `share_low`, `share_high`: what part of the joint
-        information it is, from `lower / joint upper` to `upper / joint lower`, without their sampling errors.
-        """
-        import pandas as pd
-
-        level = 1 - (1 - prob) / (len(self.rows) + 1)
-        table = {}
-        for name, result in {**self.rows, _ALL: self.joint}.items():
-            low, high = result.interval(level)
-            table[name] = {
-                "lower": result.lower,
-                "lower_se": result.lower_se,
-                "upper": result.upper,
-                "upper_se": result.upper_se,
-                "low": low,
-                "high": high,
-                "share_low": np.nan if name == _ALL else _share(result.lower, self.joint.upper),
-                "share_high": np.nan if name == _ALL else _share(result.upper, self.joint.lower),
-            }
-        return pd.DataFrame.from_dict(table, orient="index").rename_axis("latent")
-
-    def __repr__(self) -> str:
-        frame = self.to_frame(0.95)
-        width = max(map(len, frame.index))
-        data = ", ".join(self.joint.data)
-        lines = [
-            f"Information about each latent in {data}: {self.joint.num_samples:,} joint draws",
-            f"  {'':{width}}  {'lower':>9} {'upper':>9}   95% interval, all rows together    share of the joint",
-        ]
-        for name, row in frame.iterrows():
-            interval = f"[{number(row['low'])}, {number(row['high'])}]"
-            share = "" if name == _ALL else f"{row['share_low']:.0%} to {row['share_high']:.0%}"
-            lines.append(
-                f"  {name:{width}}  {number(row['lower']):>9} {number(row['upper']):>9}   {interval:<32} {share:>18}"
-            )
-        lines.append("  Shares do not add to one: latents may say the same thing, or say it only together.")
-        return "\n".join(lines)
+from numpyro_mi.tables import JOINT, InformationTable
 
 
 def information_table(
     model: Callable,
     data: str | Sequence[str],
     latents: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    elements: str | Sequence[str] = (),
     *,
     method: EvidenceMethod | None = None,
     num_samples: int = DEFAULT_NUM_SAMPLES,
@@ -107,7 +41,8 @@ def information_table(
     """What the data can teach about each latent: bounds on I(latent; data), all others integrated out.
 
     Every row is an integral over the other latents given this one; the integral over all of them is shared,
-    so that R rows cost about R + 1 runs, and less where pieces cancel.
+    so that R rows cost about R + 1 runs, and less where pieces cancel. (Where latents depend on one another,
+    as in a hierarchy, the density of a row alone may be one more integral.)
 
     Parameters
     ----------
@@ -116,8 +51,11 @@ def information_table(
     data
         Name or names of the data sites.
     latents
-        The rows: names of sites, or groups of sites by the name of their row. None: a row for every random
-        site outside `data`.
+        The rows: names of sites or of elements such as "theta[2]", or groups of them by the name of their row.
+        None: a row for every random site outside `data`.
+    elements
+        Name or names of sites in plates: a row more for each of their elements, with the others integrated out.
+        Each is a run of its own on the same draws, of one or two integrals; all of one site share their programs.
     method
         `AIS(...)`, `AnnealedSMC(...)`, `IWAE(...)`, `BarberAgakov(...)` or `StructuredInfoNCE(...)`; None means
         `AIS()`.
@@ -127,12 +65,12 @@ def information_table(
     Returns
     -------
     InformationTable
-        In nats; `plot_bounds(table.rows)` draws it.
+        In nats; `plot_bounds(table)` draws it. On Ctrl-C, the rows that are there.
 
     Raises
     ------
     TypeError, ValueError
-        As in `mi_bounds`.
+        For rows that are none, or sites that have no elements; and as in `mi_bounds`.
 
     Examples
     --------
@@ -146,19 +84,151 @@ def information_table(
     """
     method = AIS() if method is None else method
     num_samples, batch_size = check_run(method, num_samples, batch_size, with_likelihood=True)
-    known = latents_of(model, data, model_args, model_kwargs, params)
+    call, key = (model_args, model_kwargs, params), as_key(rng_key)
+    known = latents_of(model, data, *call)
     groups = _groups(known if latents is None else latents)
-    asked = tuple(dict.fromkeys([*known, *(site for group in groups.values() for site in group)]))
-    joint = joint_model(model, asked, data, model_args, model_kwargs, params)
+    traced = traced_sites(model, *call)
+    cells = elements_of("elements", (elements,) if isinstance(elements, str) else tuple(elements), traced)
+    both = sorted(set(cells) & set((data,) if isinstance(data, str) else data))
+    if both:
+        raise ValueError(f"elements names {both[0]!r}, which is in data: rows are of latents.")
+    groups |= {name: (name,) for indices in cells.values() for name in indices}
+    together = {name: group for name, group in groups.items() if not bases_of(group, traced)}
+    asked = tuple(dict.fromkeys([*known, *(site for group in together.values() for site in group)]))
+    joint = joint_model(model, asked, data, *call)
     require_likelihood(joint, method)
-    everything = replace(joint, latent=known)
-    models = [everything, *(replace(joint, latent=group) for group in groups.values())]
-    rows = Rows(joint, tuple(map(decompose, models)), method, as_key(rng_key))
-    raw = rows.run(num_samples, batch_size, progress_bar)
-    free: dict[str, Any] = {"cost": {}, "seconds": {}}  # of a row alone they are not known
-    results = {name: rows.result(raw, i + 1, latent=group, **free) for i, (name, group) in enumerate(groups.items())}
-    ordered = dict(sorted(results.items(), key=lambda item: -item[1].middle))
-    return InformationTable(ordered, rows.result(raw, 0, latent=known, **free), raw.cost, raw.seconds)
+    models = [replace(joint, latent=group) for group in (known, *together.values())]
+    base = Rows(joint, tuple(map(decompose, models)), method, key)
+    parts = [
+        _element_part(name, group, model, data, call, cells, base)
+        for name, group in groups.items()
+        if name not in together
+    ]
+    for rows in (base, *(part.rows for part in parts)):
+        _ = rows.staged  # what cannot be bounded is refused before anything runs
+    first = base.run(num_samples, batch_size, progress_bar)
+    results = {
+        name: base.result(first, i, latent=group, cost={}, seconds={})
+        for i, (name, group) in enumerate({JOINT: known, **together}.items())
+    }
+    cost, seconds = Counter(first.cost), Counter(first.seconds)
+    for part in parts:
+        if any(result.partial for result in results.values()):
+            break
+        try:
+            raw = part.rows.run(num_samples, batch_size, progress_bar)
+        except KeyboardInterrupt:
+            break
+        cost.update(raw.cost)
+        seconds.update(raw.seconds)
+        results[part.name] = part.result(raw, first)
+    everything = results.pop(JOINT)
+    left = tuple(name for name in groups if name not in results)
+    return InformationTable(results, everything, dict(cost), dict(seconds), left)
+
+
+class _Part(NamedTuple):
+    """A row that names elements, as a run of its own on the draws of the table.
+
+    Attributes
+    ----------
+    name, latent
+        Of the row.
+    rows
+        What is run.
+    whole
+        All that the row is a sum of.
+    lent
+        Integrals of `whole` that the table has bounded already: their place in its run, by that in `whole`.
+    called
+        What sites are called in the end.
+    """
+
+    name: str
+    latent: tuple[str, ...]
+    rows: Rows
+    whole: Decomposition
+    lent: Mapping[int, int]
+    called: Mapping[str, str]
+
+    def result(self, raw: RawRun, table: RawRun) -> MIBounds:
+        """The result; what it alone costs is not known."""
+        own = self.rows.result(raw, 0, latent=self.latent, cost={}, seconds={})
+        assert own.lower_i is not None and own.upper_i is not None  # a method with a likelihood has both
+        lower_i, upper_i, count = own.lower_i.copy(), own.upper_i.copy(), own.num_samples
+        stats, plan, guides = list(own.stats), list(own.plan), list(own.guides)
+        for place, index in self.lent.items():
+            lent = {name: value[:count] for name, value in table.stats[index].items()}
+            elbo, eubo = lent["forward_log_evidence"], lent["reverse_log_evidence"]
+            sign = self.whole.integrals[place].sign
+            with np.errstate(invalid="ignore"):
+                lower_i += sign * (elbo if sign > 0 else eubo)
+                upper_i += sign * (eubo if sign > 0 else elbo)
+            stats.insert(place, lent)
+            plan.insert(place, table.plans[index])
+            guides[place:place] = table.guides[index : index + 1]
+        lower_i[~np.isfinite(lower_i)], upper_i[~np.isfinite(upper_i)] = -np.inf, np.inf
+        return replace(
+            own,
+            lower_i=lower_i,
+            upper_i=upper_i,
+            stats=tuple(stats),
+            plan=tuple(plan),
+            guides=tuple(guides),
+            parts={},
+            decomposition=self._described(),
+        )
+
+    def _described(self) -> tuple[dict[str, Any], ...]:
+        def called(names: Iterable[str]) -> list[str]:
+            return [self.called.get(name, name) for name in names]
+
+        return tuple(
+            {
+                **piece,
+                "integrated": called(piece["integrated"]),
+                "factors": {called([name])[0]: called(parents) for name, parents in piece["factors"].items()},
+            }
+            for piece in described(self.whole, self.rows.model.parents)
+        )
+
+
+def _element_part(
+    name: str,
+    group: tuple[str, ...],
+    model: Callable,
+    data: str | Sequence[str],
+    call: tuple,
+    cells: Mapping[str, Mapping[str, Any]],
+    base: Rows,
+) -> _Part:
+    """A row that names elements, on a model of its own with the same draws."""
+    called, latent = {}, group
+    site = next((site for site, indices in cells.items() if group[0] in indices), None)
+    if site is not None and len(group) == 1:
+        model, own = split_one(model, site, cells[site][group[0]])
+        called, latent = {own: group[0]}, (own,)
+    joint = joint_model(model, latent, data, *call)
+    whole = decompose(joint)
+    lent = _lent(whole, base, joint)
+    left = whole._replace(integrals=tuple(piece for i, piece in enumerate(whole.integrals) if i not in lent))
+    return _Part(name, group, Rows(joint, (left,), base.method, base.key), whole, lent, called)
+
+
+def _lent(whole: Decomposition, base: Rows, joint: JointModel) -> dict[int, int]:
+    """Integrals over all parts of every site that is split: they are integrals over the sites themselves.
+
+    What stands in the place of an element beside it integrates to one.
+    """
+    new = [site for site in joint.sites if site not in base.model.sites]
+    split = {part: site for site in base.model.sites for part in parts_of(site, new)}
+    known = [piece.key for piece in base.shared.integrals]
+    found = {}
+    for place, piece in enumerate(whole.integrals):
+        integrated, factors = (tuple(dict.fromkeys(split.get(name, name) for name in names)) for names in piece.key)
+        if set(split) <= set(piece.integrated) and (integrated, factors) in known:
+            found[place] = known.index((integrated, factors))
+    return found
 
 
 def _groups(latents: Any) -> dict[str, tuple[str, ...]]:
@@ -171,12 +241,6 @@ def _groups(latents: Any) -> dict[str, tuple[str, ...]]:
     empty = [name for name, sites in groups.items() if not sites]
     if not groups or empty:
         raise ValueError(f"latents needs at least one row, and each at least one site, got {latents!r}.")
-    if _ALL in groups:
-        raise ValueError(f"{_ALL!r} is the name of the joint row: give the row in latents another name.")
+    if JOINT in groups:
+        raise ValueError(f"{JOINT!r} is the name of the joint row: give the row in latents another name.")
     return groups
-
-
-def _share(part: float | None, whole: float | None) -> float:
-    if part is None or whole is None or not whole > 0:
-        return np.nan
-    return float(np.clip(part / whole, 0.0, 1.0))

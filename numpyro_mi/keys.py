@@ -27,6 +27,7 @@ class Role(IntEnum):
     SPLIT = 9
     REPLICATES = 10
     REPLICATE_CONDITION = 11
+    PILOT_CHOICE = 12
 
 
 def role_key(rng_key: jax.Array, role: Role) -> jax.Array:

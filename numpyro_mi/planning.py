@@ -14,8 +14,11 @@ from numpyro_mi.model.densities import JointDraw, StagedIntegral, StagedModel, f
 from numpyro_mi.preflight import standardisable
 from numpyro_mi.progress import Progress
 from numpyro_mi.simulation import joint_pairs
-from numpyro_mi.starts import PlannedIntegral, SharedSettings, choose_starts
+from numpyro_mi.starts import PlannedIntegral, SharedSettings, affordable, choose_starts
 from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, choose_base, tune
+
+_SMALL = 0.5  # nats; a mean gap of single chains that needs no better settings
+_UNEVEN = 3.0
 
 
 def fit_guides(
@@ -43,21 +46,39 @@ def fit_guides(
 
 def _starts(
     integral: StagedIntegral, method: EvidenceMethod, guide: FittedGuide | None, held: dict, points: dict
-) -> tuple[list[ModelIntegral], bool]:
-    """Where the path of a data set may start, and in which coordinates; and whether it has settings of its own."""
+) -> list[ModelIntegral]:
+    """Where the path of a data set may start, and in which coordinates; the first is the one for all data sets."""
     integrand = integral.integrand
     from_guide = [] if guide is None else [ModelIntegral(integrand, guide)]
     plain, standardised = ModelIntegral(integrand, None), ModelIntegral(integrand, None, True)
     if not isinstance(method, AnnealedMethod) or len(method.betas()) < 3:
-        return from_guide or [plain], False
-    fixed = has_own_units(method.kernel)
+        return from_guide or [plain]
     if from_guide and method.start == "base":
-        return from_guide, method.settings == "own" and not fixed
-    both = integrand.restate is not None and not fixed and standardisable(integrand, held, points)
-    coordinates = method.coordinates if both else "model"
-    from_prior = {"model": [plain], "standardised": [standardised], "chosen": [plain, standardised]}[coordinates]
-    several = len(from_guide) + len(from_prior) > 1
-    return [*from_guide, *from_prior], not fixed and (several or method.settings == "own")
+        return from_guide
+    free = method.coordinates != "model" and integrand.restate is not None and not has_own_units(method.kernel)
+    if not free or not standardisable(integrand, held, points):
+        return [*from_guide, plain]
+    return [*from_guide, standardised] if method.coordinates == "standardised" else [*from_guide, plain, standardised]
+
+
+def _worth_a_choice(method: EvidenceMethod, gaps: np.ndarray, num_starts: int) -> bool:
+    """Whether settings of each data set, from each start, are to be tried beside those that all share."""
+    if not isinstance(method, AnnealedMethod) or method.settings == "shared":
+        return False
+    if method.settings == "own" or method.start == "chosen":
+        return True
+    if not affordable(len(method.betas()) - 1, method.num_particles):
+        return False
+    if not np.isfinite(gaps).all():
+        return True
+    # The log-weight of a chain has about twice its mean gap as variance; more means that data sets differ.
+    uneven = gaps.var() > _UNEVEN * 2 * gaps.mean()
+    return bool(gaps.mean() > _SMALL and (num_starts > 1 or uneven))
+
+
+def _add(cost: dict[str, int], spent: dict[str, int]) -> None:
+    for direction, count in spent.items():
+        cost[f"pilot_{direction}"] += count
 
 
 def plan_integrals(
@@ -83,30 +104,27 @@ def plan_integrals(
     plans: list[dict[str, np.ndarray]] = []
     cost = {"pilot_forward": 0, "pilot_reverse": 0}
     draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], pilots)
+    betas = method.betas()
     for i, (integral, guide) in enumerate(zip(staged.integrals, guides, strict=True)):
-        condition_keys, chain_keys = (
+        condition_keys, chain_keys, choice_keys = (
             jax.random.split(jax.random.fold_in(role_key(rng_key, role), i), NUM_PILOT_DRAWS)
-            for role in (Role.PILOT_CONDITION, Role.PILOT_CHAINS)
+            for role in (Role.PILOT_CONDITION, Role.PILOT_CHAINS, Role.PILOT_CHOICE)
         )
         held = {name: draws.values[name] for name in integral.held}
-        starts, own = _starts(integral, method, guide, held, draws.points[i])
-        betas = method.betas()
-        planned: PlannedIntegral
-        if own:
-            progress.stage("choosing the coordinates" if guide is None else "choosing the start")
-            planned, spent = choose_starts(starts, method.kernel, betas, chain_keys, held, draws.points[i])
-            plan = {"betas": betas}
-        else:
-            (start,) = starts
-            conditional, exact = begin(start, condition_keys, held, jax.vmap(flatten)(draws.points[i]))
-            searched = guide_stats(conditional).get("guide_num_grad")
-            if searched is not None:
-                cost["pilot_guide"] = cost.get("pilot_guide", 0) + int(searched.sum())
-            pilot = Pilot(chain_keys, held, conditional, exact)
-            found, spent = tune(start, method.kernel, betas, pilot, progress.stage)
-            planned, plan = SharedSettings(start, found.path()), found._asdict()
-        integrals.append(planned)
-        plans.append(plan)
-        cost["pilot_forward"] += spent["forward"]
-        cost["pilot_reverse"] += spent["reverse"]
+        starts = _starts(integral, method, guide, held, draws.points[i])
+        conditional, exact = begin(starts[0], condition_keys, held, jax.vmap(flatten)(draws.points[i]))
+        searched = guide_stats(conditional).get("guide_num_grad")
+        if searched is not None:
+            cost["pilot_guide"] = cost.get("pilot_guide", 0) + int(searched.sum())
+        pilot = Pilot(chain_keys, held, conditional, exact)
+        plan, gaps, spent = tune(starts[0], method.kernel, betas, pilot, progress.stage)
+        _add(cost, spent)
+        planned: PlannedIntegral | None = None
+        if gaps is not None and _worth_a_choice(method, gaps, len(starts)):
+            progress.stage("settings of each data set")
+            others = None if method.settings == "own" or method.start == "chosen" else gaps
+            planned, spent = choose_starts(starts, method.kernel, betas, choice_keys, held, draws.points[i], others)
+            _add(cost, spent)
+        integrals.append(SharedSettings(starts[0], plan.path()) if planned is None else planned)
+        plans.append({"betas": betas} if planned is not None else plan._asdict())
     return tuple(integrals), tuple(plans), cost

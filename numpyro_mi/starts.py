@@ -23,11 +23,12 @@ from numpyro_mi.integrals import ModelIntegral
 from numpyro_mi.kernels.base import StepSettings
 from numpyro_mi.model.densities import flatten
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.tuning import Pilot, smallest, sweep
+from numpyro_mi.tuning import Pilot, coarse_index, smallest, sweep
 
 _TEMPERATURES = 50  # of pilot chains, at most
+_PARTICLES = 8
 _MIN_MOVES = 48
-_WORTH = 0.9  # a choice for each data set costs more pilots, so it has to make the gap so much smaller
+_WORTH = 0.9  # what costs more pilots has to make the gap so much smaller
 
 PlannedIntegral: TypeAlias = "SharedSettings | OwnSettings"
 """An `AnnealedIntegral` with the path of each data set's chains."""
@@ -140,7 +141,9 @@ class OwnSettings:
         one = jax.tree.map(lambda leaf: leaf[None], pilot)
         moves = -(-_MIN_MOVES // (len(self.index) - 2))
         coarse, step_size = self.betas[jnp.asarray(self.index)], jnp.asarray(0.5 * self.kernel.max_step_size)
-        steps, masses, log_weight, num_grad = sweep(start, self.kernel, moves, True, coarse, one, None, step_size)
+        steps, masses, log_weight, num_grad = sweep(
+            start, self.kernel, moves, True, coarse, one, None, step_size, _PARTICLES
+        )
         known, inner = np.asarray(self.index[1:-1]), np.arange(1, len(self.betas) - 1)
         between = np.stack([np.interp(inner, known, unit) for unit in np.eye(len(known))], 1)
         settings = StepSettings(
@@ -196,35 +199,48 @@ class OwnSettings:
 
 def own_settings(starts: Sequence[ModelIntegral], kernel: Any, betas: np.ndarray) -> OwnSettings:
     """An integral with pilots for each data set, on some of the temperatures `(T+1,)`."""
-    last = len(betas) - 1
-    index = np.unique(np.linspace(0, last, min(last, _TEMPERATURES) + 1).round().astype(int))
+    index = coarse_index(len(betas) - 1, _TEMPERATURES)
     increments = jnp.asarray(np.diff(np.asarray(betas, np.float64)))
     return OwnSettings(tuple(starts), jnp.asarray(betas), increments, tuple(index.tolist()), kernel)
 
 
+def affordable(num_temperatures: int, num_particles: int) -> bool:
+    """Whether pilots for each data set cost at most half of its scored forward chains, for one start."""
+    return 2 * _TEMPERATURES * _PARTICLES <= num_temperatures * num_particles
+
+
 def choose_starts(
-    starts: Sequence[ModelIntegral], kernel: Any, betas: np.ndarray, keys: jax.Array, held: Any, points: Any
-) -> tuple[OwnSettings, dict[str, int]]:
-    """Leave the choice to each data set if that pays, else the one start with the smallest mean gap on pilot draws.
+    starts: Sequence[ModelIntegral],
+    kernel: Any,
+    betas: np.ndarray,
+    keys: jax.Array,
+    held: Any,
+    points: Any,
+    shared_gaps: np.ndarray | None,
+) -> tuple[OwnSettings | None, dict[str, int]]:
+    """What has the smallest mean gap on pilot draws.
 
     Returns
     -------
     integral
-        With the starts that are left.
+        One start for all data sets, or all of them where it pays to leave the choice to each data set; None where
+        settings of its own do not pay either, if these have `shared_gaps`.
     cost
         Gradient evaluations, "forward" and "reverse".
     """
-    single = [own_settings([start], kernel, betas) for start in starts]
-    cost = {"forward": 0, "reverse": 0}
-    if len(starts) == 1:
-        return single[0], cost
-    found = [jax.device_get(_gaps(own, keys, held, points)) for own in single]
+    coarse = betas[coarse_index(len(betas) - 1)]
+    found = [jax.device_get(_gaps(own_settings([start], kernel, coarse), keys, held, points)) for start in starts]
     gaps, scores, forward, reverse = (np.stack(part).astype(np.float64) for part in zip(*found, strict=True))
-    cost["forward"], cost["reverse"] = int(forward.sum()), int(reverse.sum())
-    best = smallest(gaps)
-    chosen = np.take_along_axis(gaps, np.where(np.isnan(scores), -np.inf, scores).argmax(0)[None], 0)
-    pays = smallest(np.concatenate([_WORTH * gaps[best][None], chosen])) == 1
-    return own_settings(starts, kernel, betas) if pays else single[best], cost
+    cost = {"forward": int(forward.sum()), "reverse": int(reverse.sum())}
+    rows = [] if shared_gaps is None else [_WORTH * shared_gaps]
+    rows += list(gaps)
+    if len(starts) > 1:
+        chosen = np.where(np.isnan(scores), -np.inf, scores).argmax(0)
+        rows.append(np.take_along_axis(gaps, chosen[None], 0)[0] / _WORTH)
+    best = smallest(np.stack(rows)) - (shared_gaps is not None)
+    if best < 0:
+        return None, cost
+    return own_settings([starts[best]] if best < len(starts) else starts, kernel, betas), cost
 
 
 @jax.jit

@@ -93,13 +93,15 @@ def tune(
     betas: np.ndarray,
     pilot: Pilot,
     report: Callable[[str], None],
-) -> tuple[Plan, dict[str, int]]:
+) -> tuple[Plan, np.ndarray | None, dict[str, int]]:
     """Choose what the user left open.
 
     Returns
     -------
     plan
         Frozen settings at every temperature of `betas`.
+    gaps
+        Of the single chains of the pilot draws, nats; None where nothing was left open.
     cost
         Gradient evaluations of the pilots, "forward" and "reverse".
     """
@@ -112,10 +114,10 @@ def tune(
         raise ValueError(f"inverse_mass_matrix has shape {np.shape(mass)}, the annealed latents have {shape}.")
     if inner == 0 or (step_size is not None and mass is not None):
         fixed = np.broadcast_to(np.asarray(mass or np.ones(shape), np.float64), (inner, *shape))
-        return Plan(betas, np.full(inner, 1.0 if step_size is None else step_size), fixed), cost
+        return Plan(betas, np.full(inner, 1.0 if step_size is None else step_size), fixed), None, cost
 
     report("tuning")
-    index = np.unique(np.linspace(0, inner + 1, min(inner + 2, _MAX_SWEEP + 1)).round().astype(int))
+    index = coarse_index(inner + 1)
     coarse = betas[index]
     moves = max(1, -(-_MIN_SWEEP_MOVES // (len(coarse) - 2)))
     given = None if mass is None else jnp.asarray(mass)
@@ -128,13 +130,20 @@ def tune(
         pilot,
         given,
         jnp.asarray(kernel.max_step_size / 2 if step_size is None else step_size),
+        _SWEEP_PARTICLES,
     )
     cost["forward"] += int(gradients)
-    multiplier = 1.0
+    multiplier, gaps = 1.0, None
     if step_size is None:
         report("choosing the step size")
-        multiplier = _choose(integral, kernel, coarse, np.asarray(steps), np.asarray(masses), pilot, cost)
-    return _interpolated(betas, index, multiplier * np.asarray(steps, np.float64), np.asarray(masses, np.float64)), cost
+        multiplier, gaps = _choose(integral, kernel, coarse, np.asarray(steps), np.asarray(masses), pilot, cost)
+    plan = _interpolated(betas, index, multiplier * np.asarray(steps, np.float64), np.asarray(masses, np.float64))
+    return plan, gaps, cost
+
+
+def coarse_index(num_temperatures: int, most: int = _MAX_SWEEP) -> np.ndarray:
+    """Which of T+1 temperatures pilots run on, the first and the last among them."""
+    return np.unique(np.linspace(0, num_temperatures, min(num_temperatures, most) + 1).round().astype(int))
 
 
 def choose_base(
@@ -179,15 +188,16 @@ def _base_gaps(integrals, annealed, rng_key, held, points):
     return jax.vmap(one, out_axes=1)(jnp.arange(size), held, points)
 
 
-def _choose(integral, kernel, betas, steps, masses, pilot, cost) -> float:
-    """The multiple of the step profile with the smallest mean gap over the pilot draws."""
+def _choose(integral, kernel, betas, steps, masses, pilot, cost) -> tuple[float, np.ndarray]:
+    """The multiple of the step profile with the smallest mean gap over the pilot draws, and its gaps."""
     paths = [make_path(betas, multiplier * steps, masses) for multiplier in _MULTIPLIERS]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *paths)
     found, forward, reverse = _pilot_gaps(integral, kernel, stacked, pilot)
     cost["forward"] += int(forward)
     cost["reverse"] += int(reverse)
     gaps = np.asarray(found, np.float64)
-    return _MULTIPLIERS[smallest(gaps)]
+    best = smallest(gaps)
+    return _MULTIPLIERS[best], gaps[best]
 
 
 @partial(jax.jit, static_argnames=("kernel",))
@@ -209,8 +219,8 @@ def _pilot_gaps(integral, kernel, paths, pilot):
     return gaps, forward.sum(), reverse.sum()
 
 
-@partial(jax.jit, static_argnames=("kernel", "moves", "adapt"))
-def sweep(integral, kernel, moves, adapt, betas, pilot, mass, step_size):
+@partial(jax.jit, static_argnames=("kernel", "moves", "adapt", "num_particles"))
+def sweep(integral, kernel, moves, adapt, betas, pilot, mass, step_size, num_particles):
     """Anneal pilot particles forwards, adapting step and mass as it goes.
 
     Returns
@@ -223,7 +233,7 @@ def sweep(integral, kernel, moves, adapt, betas, pilot, mass, step_size):
         Gradients.
     """
     dense = kernel.dense_mass
-    particles = jnp.arange(_SWEEP_PARTICLES)
+    particles = jnp.arange(num_particles)
 
     def on_all(fn, *args):
         """Apply `fn(target, randomness, particle, ...)` to every draw and particle."""

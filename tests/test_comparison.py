@@ -7,6 +7,8 @@ import matplotlib
 matplotlib.use("Agg")
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from matplotlib import pyplot as plt
 
@@ -14,6 +16,7 @@ from numpyro_mi import (
     AIS,
     IWAE,
     KSG,
+    InfoNCE,
     RegressionGuide,
     StructuredInfoNCE,
     comparing,
@@ -115,6 +118,40 @@ class TestRun:
     def test_finished_results_give_the_same(self, small):
         again = compare(small.results)
         assert repr(again) == repr(small) and again.interval() == small.interval()
+
+
+class TestGiven:
+    """I(z; x | c): averaged over, held at a value, and what methods without densities do with either."""
+
+    @staticmethod
+    def model():
+        c = numpyro.sample("c", dist.Normal(0, 1))
+        z = numpyro.sample("z", dist.Normal(c, 1))
+        numpyro.sample("x", dist.Normal(z + c, 1))
+
+    TRUTH = 0.5 * np.log(2)
+
+    @pytest.mark.parametrize("given", ["c", {"c": 1.0}])
+    def test_truth(self, given):
+        methods = {"IWAE": IWAE(num_particles=20), "few": IWAE(num_particles=2)}
+        found = compare(methods, self.model, "z", "x", given, num_samples=500, progress_bar=False)
+        low, high = found.interval(0.99)
+        assert low < self.TRUTH < high and high - low < 0.4
+        assert f"I(z; x | c{' fixed' if isinstance(given, dict) else ''})" in repr(found)
+        assert plot_bounds(found.results["few"], backend="none") is not None
+
+    def test_refused_before_anything_runs(self, monkeypatch):
+        monkeypatch.setattr(comparing, "mi_bounds", lambda *args, **kwargs: pytest.fail("a method has run"))
+        methods = {"IWAE": IWAE(), "critic": InfoNCE(num_particles=5)}
+        with pytest.raises(ValueError, match="'critic', InfoNCE, bounds no conditional.*given=.'c'. averaged"):
+            compare(methods, self.model, "z", "x", "c")
+
+    def test_finished_results(self):
+        results = {"a": made(terms(), None, given=("c",)), "b": made(terms(), None)}
+        with pytest.raises(ValueError, match="'a' and 'b' have given: .'c'. and .*"):
+            compare(results)
+        with pytest.raises(ValueError, match="runs nothing, so leave out given"):
+            compare({"a": made(terms(), None), "b": made(terms(), None)}, given="c")
 
 
 class TestTable:

@@ -19,6 +19,7 @@ from numpyro_mi import AIS, CR, mi_bounds, tasks
 from numpyro_mi.gains import InformationGain
 from numpyro_mi.plots import plot_bounds, plot_information_gain, plot_log_weights
 from numpyro_mi.results import MIBounds
+from numpyro_mi.tables import InformationTable
 
 BACKENDS = pytest.mark.parametrize("backend", ["none", "matplotlib"])
 DRAWS, PARTICLES = 60, 4
@@ -227,6 +228,24 @@ class TestBounds:
         plot_bounds({"a": difference, "b": difference}, backend=backend)
         with pytest.raises(TypeError, match="all MIBounds or all MIDifference"):
             plot_bounds({"a": difference, "b": made()}, backend=backend)
+
+    @BACKENDS
+    def test_a_table(self, backend):
+        """Sorted rows, the joint one last, at the level at which all hold together; shares where they say something."""
+        rows = {"none": ODD["exact"], "one nat": made(), "open": made(lost=3, seed=2)}
+        table = InformationTable(rows, made(gap=0.5, seed=1), {}, {})
+        collection = plot_bounds(table, prob=0.9, backend=backend)
+        assert collection.backend == backend
+        if backend == "matplotlib":
+            labels = [label.get_text().splitlines()[0] for label in axes_of(collection).get_yticklabels()]
+            assert labels == [*table.rows, "all latents"]
+            entry = legend_texts(collection)[-1]
+            assert entry == "97.5% interval of each row (90% for all)"
+            lines = [np.asarray(line.get_xdata(), float) for line in axes_of(collection).lines]
+            ends = [end for result in table.results.values() for end in result.interval(0.975) if np.isfinite(end)]
+            assert any(set(np.round(ends, 6)) <= set(np.round(line[np.isfinite(line)], 6)) for line in lines)
+            assert f"one nat\n({table.share_text('one nat')} of the joint)" in texts(collection)
+            assert overlaps(collection) == []
 
     @BACKENDS
     def test_draws_into_a_given_collection(self, backend):

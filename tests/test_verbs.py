@@ -17,6 +17,8 @@ from numpyro_mi import (
     MINEAIS,
     BarberAgakov,
     InfoNCE,
+    InformationTable,
+    MIBounds,
     StructuredInfoNCE,
     evidence_bounds,
     expected_information_gain,
@@ -27,7 +29,6 @@ from numpyro_mi import (
 )
 from numpyro_mi.estimation import confidence_limit
 from numpyro_mi.gains import InformationGain, worse
-from numpyro_mi.results import MIBounds
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 QUIET = {"progress_bar": False}
@@ -82,6 +83,37 @@ class TestInformationTable:
         # A table of one row costs two integrals, the joint one and one more.
         one = information_table(linear, "x", ["z"], method=AIS(5, 2), num_samples=50, **QUIET)
         assert set(one.rows) == {"z"} and one.cost["scored_forward"] > 0
+
+    def test_intervals_hold_together_or_alone(self, table):
+        frame, level = table.to_frame(0.9), 1 - 0.1 / 4
+        assert (frame["level"] == level).all() and table.level(0.9) == level
+        for name, result in table.results.items():
+            assert tuple(frame.loc[name, ["low", "high"]]) == result.interval(level)
+            assert tuple(frame.loc[name, ["marginal_low", "marginal_high"]]) == result.interval(0.9)
+        text = repr(table)
+        assert "Intervals hold for all 4 rows together with probability 95%, each at 98.75%." in text
+        assert "98.75% interval" in text and text.splitlines()[-1].startswith("  Shares do not add to one")
+        with pytest.raises(ValueError, match="a probability between 0 and 1, got 95"):
+            table.to_frame(95)
+
+    def test_shares(self, table):
+        frame, joint = table.to_frame(), table.joint
+        assert table.share("z") == (table.rows["z"].lower / joint.upper, table.rows["z"].upper / joint.lower)
+        assert frame.loc["aside", "share_high"] == 0.0 and np.isnan(frame.loc["all latents", "share_low"])
+        shares = frame["share_high"].drop("all latents")
+        assert shares.sum() < 0.95  # z and w are told apart by nothing: alone, each says less than its part
+
+    def test_rows_that_are_not_finite(self):
+        """A row whose upper bound is infinite has a place by its lower one; its share may be all."""
+        lost = MIBounds(np.ones(5), np.array([1.0, np.inf, 1, 1, 1]), ("lost",), ("x",), {})
+        clear = MIBounds(np.full(5, 0.5), np.full(5, 0.6), ("clear",), ("x",), {})
+        empty = MIBounds(np.zeros(5), np.zeros(5), ("empty",), ("x",), {})
+        table = InformationTable({"empty": empty, "clear": clear, "lost": lost}, lost, {}, {})
+        assert list(table.rows) == ["lost", "clear", "empty"]
+        assert table.share("lost") == (0.0, 1.0) and table.share("clear") == (0.0, 0.6)
+        assert "warning  not all terms of lost, all latents are finite" in repr(table)
+        none = InformationTable({"empty": empty}, empty, {}, {})
+        assert np.isnan(none.share("empty")).all() and "%" not in repr(none).splitlines()[2]
 
     def test_groups_make_rows(self):
         latents = {"both": ["z", "w"], "z alone": "z"}

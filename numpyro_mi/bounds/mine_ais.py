@@ -216,7 +216,7 @@ class MINEAIS:
         keys = jax.random.split(pilot_key, 2 * len(u)).reshape(2, -1)
         conditional, exact = begin(integral, keys[0], x, u)
         pilot = Pilot(keys[1], x, conditional, exact)
-        plan, _ = tune(integral, self.annealing.kernel, self.annealing.betas(), pilot, report)
+        plan, *_ = tune(integral, self.annealing.kernel, self.annealing.betas(), pilot, report)
         return MINEAISScorer(integral, plan.path(), self.annealing)
 
 

@@ -11,7 +11,7 @@ from numpyro_mi.schedules import FixedSchedule, as_schedule, temperatures
 
 COORDINATES = ("chosen", "model", "standardised")
 STARTS = ("base", "chosen")
-SETTINGS = ("shared", "own")
+SETTINGS = ("chosen", "shared", "own")
 
 
 def has_own_units(kernel: Any) -> bool:

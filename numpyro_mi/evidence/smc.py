@@ -68,7 +68,7 @@ class AnnealedSMC(AnnealedMethod):
     base: Guide | None = field(default=None, compare=False)
     start: str = field(default="base", compare=False)
     coordinates: str = field(default="chosen", compare=False)
-    settings: str = field(default="shared", compare=False)
+    settings: str = field(default="chosen", compare=False)
 
     def __post_init__(self) -> None:
         threshold = self.ess_threshold

@@ -16,7 +16,9 @@ from numpyro.distributions.distribution import (
     Unit,
 )
 
-WRAPPERS = (ExpandedDistribution, Independent, MaskedDistribution)
+from numpyro_mi.model.slices import Element, Others
+
+WRAPPERS = (Element, ExpandedDistribution, Independent, MaskedDistribution, Others)
 
 
 class Site(NamedTuple):
@@ -30,8 +32,8 @@ class Site(NamedTuple):
         Shapes and types of its value (of samples and parameters).
     subsample
         Of a plate, how many of how many.
-    drawn
-        Shape of one draw; this and what follows is of samples.
+    drawn, event_dim
+        Shape of one draw, and how many of its last axes are one event; these and what follows are of samples.
     observed, masked, scaled
         Whether it has a value of its own, cells left out, a factor on its log-density.
     flaw
@@ -46,6 +48,7 @@ class Site(NamedTuple):
     value: Any = None
     subsample: tuple[int, int] | None = None
     drawn: tuple[int, ...] = ()
+    event_dim: int = 0
     observed: bool = False
     masked: bool = False
     scaled: bool = False
@@ -75,6 +78,7 @@ def site(msg: dict) -> Site:
         _shapes(msg["value"]),
         None,
         (*msg["kwargs"]["sample_shape"], *fn.shape()),
+        fn.event_dim,
         msg["is_observed"],
         mask_of(fn) is not None,
         msg["scale"] is not None,
@@ -120,7 +124,10 @@ _OTHER_DRAWS = (
     "has a {}, whose draws do not follow its log_prob ({}), so that the joint distribution cannot be simulated: {}."
 )
 _NOT_ITS_DRAWS = {
-    "Censored": ("that one is for given censoring indicators", "use the distribution inside it"),
+    "Censored": (
+        "that one is for given censoring indicators",
+        "use the distribution inside it, or one of your own that draws the clipped value and has its log_prob",
+    ),
     "PolyaGamma": ("both are approximations", "write the site through another distribution"),
 }
 
@@ -153,8 +160,10 @@ def _flaw(fn: Distribution) -> str | None:
         return _FACTOR
     if isinstance(fn, dist.Delta):
         return _DELTA
+    # NumPyro's own; a class of the user's may be right under the same name.
+    own = " ".join(cls.__name__ for cls in type(fn).__mro__ if cls.__module__.startswith("numpyro."))
     for part, words in _NOT_ITS_DRAWS.items():
-        if part in type(fn).__name__:
+        if part in own:
             return _OTHER_DRAWS.format(type(fn).__name__, *words)
     parts = [part for _, value in ingredients(fn) for part in (value if isinstance(value, list | tuple) else [value])]
     return next((flaw for flaw in map(_flaw, parts) if flaw), None)

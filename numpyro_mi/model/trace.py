@@ -11,7 +11,7 @@ import numpyro
 from jax import random
 from numpyro import handlers
 
-from numpyro_mi.model import call_checks, checks, integral_checks, leaks
+from numpyro_mi.model import call_checks, checks, elements, integral_checks, leaks
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
 from numpyro_mi.model.support import site_log_probs
@@ -95,6 +95,8 @@ def joint_model(
 ) -> JointModel:
     """Trace `model` and check everything that can be checked without compiling.
 
+    Names such as `theta[2]` of elements of a batch make sites of these elements; see `elements`.
+
     Raises
     ------
     TypeError, ValueError
@@ -105,10 +107,20 @@ def joint_model(
     groups["given"] = tuple(given) if isinstance(given, Mapping) else checks.group("given", given, optional=True)
     checks.disjoint(groups)
     args, kwargs, params = call_checks.arguments(model, model_args, model_kwargs, params)
-    run = partial(handlers.substitute(model, data=params), *args, **kwargs)
-    run = handlers.condition(run, data=fixed) if fixed else run
 
+    def bound(model: Callable) -> Callable[[], Any]:
+        run = partial(handlers.substitute(model, data=params), *args, **kwargs)
+        return handlers.condition(run, data=fixed) if fixed else run
+
+    run = bound(model)
     traced = _abstract_trace(run)
+    cells = elements.asked_cells(groups, traced)
+    if cells:
+        checks.simulable(traced)
+        model = elements.SplitSites(model, cells)
+        run = bound(model)
+        traced = _abstract_trace(run)
+        elements.check_split(cells, traced)
     checks.names(traced, groups)
     checks.simulable(traced)
     call_checks.known_parameters(traced, params)
@@ -159,11 +171,21 @@ def latents_of(
 ) -> tuple[str, ...]:
     """Every random site of a model that is neither data nor held at a value, in model order."""
     group = checks.group("data", data)
+    traced = traced_sites(model, model_args, model_kwargs, params)
+    parts = elements.elements_of("data", elements.bases_of(group, traced), traced)
+    free = [name for name, found in traced.items() if found.kind == "sample" and not found.observed]
+    return tuple(part for name in free for part in parts.get(name, (name,)) if part not in group)
+
+
+def traced_sites(
+    model: Callable,
+    model_args: tuple = (),
+    model_kwargs: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> dict[str, Site]:
+    """Every site of a model as it is called."""
     args, kwargs, params = call_checks.arguments(model, model_args, model_kwargs, params)
-    traced = _abstract_trace(partial(handlers.substitute(model, data=params), *args, **kwargs))
-    return tuple(
-        name for name, found in traced.items() if found.kind == "sample" and not found.observed and name not in group
-    )
+    return _abstract_trace(partial(handlers.substitute(model, data=params), *args, **kwargs))
 
 
 def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:

@@ -21,7 +21,9 @@ from numpyro_mi.plots.canvas import (
     set_limits,
     set_yticks,
 )
+from numpyro_mi.report import quantity
 from numpyro_mi.results import Bounds, MIBounds, MIDifference
+from numpyro_mi.tables import InformationTable
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 # Inches, which are the units of the y axis: half the distance of two bounds, a row, a line of text.
 _DODGE, _ROW, _LINE = 0.07, 0.42, 0.17
 _SHADE = 0.2
+_UNKNOWN = "0% to 100%"  # a share that says nothing
 _VISUALS = (
     "common_interval",
     "true_value",
@@ -49,7 +52,12 @@ _VISUALS = (
 
 
 def plot_bounds(
-    results: MIBounds | MIDifference | Mapping[str, MIBounds] | Mapping[str, MIDifference] | Comparison,
+    results: MIBounds
+    | MIDifference
+    | Mapping[str, MIBounds]
+    | Mapping[str, MIDifference]
+    | Comparison
+    | InformationTable,
     *,
     true_value: float | None = None,
     prob: float = 0.95,
@@ -66,17 +74,18 @@ def plot_bounds(
     says why.
 
     Of a comparison, the interval of each method is at such a level that all hold together with
-    probability `prob`, and `Comparison.interval`, which is what they share, is shaded.
+    probability `prob`, and `Comparison.interval`, which is what they share, is shaded. Of an information
+    table too, whose labels say what share of the joint information a row is.
 
     Parameters
     ----------
     results
         One result, or several by label: all of them bounds on a mutual information, or all on a
-        difference of two. Or a comparison of methods.
+        difference of two. Or a comparison of methods, or an information table.
     true_value
         Mutual information (or difference) in nats, where known: a vertical line.
     prob
-        Coverage of the interval; of a comparison, of all intervals together.
+        Coverage of the interval; of a comparison or a table, of all intervals together.
     plot_collection
         Draw into this one, which has a single plot; None makes one.
     backend
@@ -92,8 +101,9 @@ def plot_bounds(
     -------
     PlotCollection
     """
-    named, level, common = _named(results, prob)
-    rows = [_row(label, result, level) for label, result in named.items()]
+    shown = _shown(results, prob)
+    named, common = shown.results, shown.common
+    rows = [_row(label, result, shown.level, shown.remarks.get(label, "")) for label, result in named.items()]
     quantity = _quantity(named)
     figsize = (WIDTH, 1.1 + sum(row.height for row in rows))
     canvas = make_canvas(scalar(0.0), plot_collection, backend, figsize, visuals, _VISUALS, pc_kwargs)
@@ -101,7 +111,7 @@ def plot_bounds(
     legend = {
         "lower bound ± 1 standard error": {"color": "C0", "marker": canvas.right, "width": 2.5},
         "upper bound ± 1 standard error": {"color": "C1", "marker": canvas.left, "width": 2.5},
-        f"{100 * level:.4g}% interval" + ("" if common is None else " of each method"): {"color": "B2", "width": 1},
+        f"{100 * shown.level:.4g}% interval{shown.scope}": {"color": "B2", "width": 1},
     }
     if common is not None:
         note = f"{100 * prob:.4g}% interval that all support" + ("" if common[0] <= common[1] else ": empty")
@@ -112,14 +122,28 @@ def plot_bounds(
     return canvas.collection
 
 
-def _named(results: Any, prob: float) -> tuple[dict[str, Any], float, tuple[float, float] | None]:
-    """Results by label, the level of their intervals, and the interval that they share, of a comparison."""
+class _Shown(NamedTuple):
+    """What is drawn: results by label, level and scope of their intervals, what they share, a remark on each."""
+
+    results: Mapping[str, Any]
+    level: float
+    scope: str = ""
+    common: tuple[float, float] | None = None
+    remarks: Mapping[str, str] = {}
+
+
+def _shown(results: Any, prob: float) -> _Shown:
     if isinstance(results, Comparison):
-        return results.results, results.level(prob), results.interval(prob)
+        return _Shown(results.results, results.level(prob), " of each method", results.interval(prob))
+    if isinstance(results, InformationTable):
+        shares = {name: results.share_text(name) for name in results.rows}
+        remarks = {name: f"({share} of the joint)" for name, share in shares.items() if share not in ("", _UNKNOWN)}
+        scope = f" of each row ({100 * prob:.4g}% for all)"
+        return _Shown(results.results, results.level(prob), scope, remarks=remarks)
     named = {_name(results): results} if isinstance(results, Bounds) else dict(results)
     if not named:
         raise ValueError("plot_bounds needs a result, got an empty mapping.")
-    return named, prob, None
+    return _Shown(named, prob)
 
 
 class _Row(NamedTuple):
@@ -144,7 +168,7 @@ class _Row(NamedTuple):
 
 def _name(result: Bounds) -> str:
     if isinstance(result, MIBounds):
-        return f"I({', '.join(result.latent)}; {', '.join(result.data)})"
+        return quantity(result)
     return "difference"
 
 
@@ -157,11 +181,11 @@ def _quantity(named: Mapping[str, Bounds]) -> str:
     return "difference in mutual information" if kinds.pop() else "mutual information"
 
 
-def _row(label: str, result: Bounds, prob: float) -> _Row:
+def _row(label: str, result: Bounds, prob: float, remark: str) -> _Row:
     if not isinstance(result, Bounds):
         raise TypeError(f"plot_bounds needs MIBounds or MIDifference, got {type(result).__name__} for {label!r}.")
     pairs = {"lower": (result.lower, result.lower_se), "upper": (result.upper, result.upper_se)}
-    lines = [fill(str(label), 30)]
+    lines = [fill(str(label), 30), *([remark] if remark else [])]
     for side, (value, error) in pairs.items():
         count = result.num_non_finite.get(side, 0)
         if value is None:
