@@ -61,9 +61,9 @@ def _starts(
     return [*from_guide, standardised] if method.coordinates == "standardised" else [*from_guide, plain, standardised]
 
 
-def _worth_a_choice(method: EvidenceMethod, gaps: np.ndarray, num_starts: int) -> bool:
+def _worth_a_choice(method: AnnealedMethod, gaps: np.ndarray, num_starts: int) -> bool:
     """Whether settings of each data set, from each start, are to be tried beside those that all share."""
-    if not isinstance(method, AnnealedMethod) or method.settings == "shared":
+    if method.settings == "shared":
         return False
     if method.settings == "own" or method.start == "chosen":
         return True
@@ -120,7 +120,7 @@ def plan_integrals(
         plan, gaps, spent = tune(starts[0], method.kernel, betas, pilot, progress.stage)
         _add(cost, spent)
         planned: PlannedIntegral | None = None
-        if gaps is not None and _worth_a_choice(method, gaps, len(starts)):
+        if isinstance(method, AnnealedMethod) and gaps is not None and _worth_a_choice(method, gaps, len(starts)):
             progress.stage("settings of each data set")
             others = None if method.settings == "own" or method.start == "chosen" else gaps
             planned, spent = choose_starts(starts, method.kernel, betas, choice_keys, held, draws.points[i], others)

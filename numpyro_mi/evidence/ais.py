@@ -15,7 +15,7 @@ from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.schedules import PowerSchedule
 from numpyro_mi.targets import AnnealedTarget
 
-DEFAULT_NUM_TEMPERATURES = 200
+DEFAULT_NUM_TEMPERATURES = 400
 
 
 class Scheme(Protocol):
@@ -43,7 +43,7 @@ class AIS(AnnealedMethod):
     Parameters
     ----------
     num_temperatures
-        Number of weight increments T; a chain makes T-1 transitions. None: 200, or what an array
+        Number of weight increments T; a chain makes T-1 transitions. None: 400, or what an array
         schedule says. 1 is importance sampling from the prior.
     num_particles
         K chains a bound. K=1 is single-chain AIS, whichever the scheme.
