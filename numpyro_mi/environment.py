@@ -1,9 +1,13 @@
 """Where a run took place."""
 
+import os
 import platform
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 import jax
+
+_FEW_CORES = 8
 
 
 def environment() -> dict[str, str]:
@@ -16,6 +20,23 @@ def environment() -> dict[str, str]:
         **{name: _version(name) for name in packages},
         "x64": str(jax.dtypes.canonicalize_dtype("float64") == "float64"),
     }
+
+
+def warn_of_waiting(uses_cholesky: bool) -> None:
+    """Warn of a batch of Cholesky factors on few cores, for which XLA may wait for ever.
+
+    Seen with jaxlib 0.10.2 on two cores: its threads wait inside the batched factorisation for a thread of the same
+    pool. More threads than factorisations at a time avoid that.
+    """
+    cores = os.cpu_count() or 1
+    if uses_cholesky and cores <= _FEW_CORES and jax.default_backend() == "cpu" and "NPROC" not in os.environ:
+        warnings.warn(
+            f"the model factorises matrices (as for a multivariate normal by its covariance), and on {cores} CPU cores "
+            "XLA can wait for ever when it does that for many draws at once. If this run does not move, start Python "
+            "with the environment variable NPROC=16, which gives XLA more threads, or pass the factor as scale_tril.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _version(name: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp
 
+from numpyro_mi.decomposition_report import SAMPLERS, decomposition_lines, independent, settings_lines
 from numpyro_mi.diagnostics import method_warnings
 from numpyro_mi.estimation import mean
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 _MIN_DRAWS = 100
 _HEAVY_SKEWNESS = 5.0
-_MOST_NAMES = 3
-_SAMPLERS = ("IWAE", "BarberAgakov", "StructuredInfoNCE")
-_KINDS = ("exact", "sum", "integral", "cancelled")
 _PARTS = (  # name, label, remark
     ("variational", "variational", ""),
     ("contrastive", "contrastive", ""),
@@ -31,7 +29,7 @@ def report(result: MIBounds) -> str:
     if result.partial:
         draws += f" of {result.num_requested:,} (interrupted)"
     title = f"Mutual information {quantity(result)}: {method_name(result)}, {draws}"
-    lines = [title, *number_lines(result), *_decomposition(result)]
+    lines = [title, *number_lines(result), *decomposition_lines(result), *_parts(result), *settings_lines(result)]
     if result.cost or result.seconds:
         lines.append(f"  cost          {_cost(result)}")
     lines.append(f"  verdict       {verdict(result)}")
@@ -93,7 +91,7 @@ def warnings_of(result: MIBounds) -> list[str]:
                 f"{count} of {result.num_samples} terms of the {side} bound are not finite, so it is "
                 "infinite; none was dropped."
             )
-    if 0 < result.num_samples < _MIN_DRAWS and not _independent(result):
+    if 0 < result.num_samples < _MIN_DRAWS and not independent(result):
         found.append(f"{result.num_samples} draws are few: the interval rests on at least {_MIN_DRAWS}.")
     for side, terms in (("lower", result.lower_i), ("upper", result.upper_i)):
         if terms is None or not np.isfinite(terms).all() or terms.size < 3 or terms.std() == 0:
@@ -116,7 +114,7 @@ def warnings_of(result: MIBounds) -> list[str]:
 
 def _effort(result: MIBounds) -> str:
     """What closes the gap of a method."""
-    if result.method.get("class") not in _SAMPLERS:
+    if result.method.get("class") not in SAMPLERS:
         return "num_temperatures or num_particles"
     if "guide" not in result.method:
         return "num_particles"
@@ -138,13 +136,6 @@ def _largest(gaps: np.ndarray) -> tuple[int, float]:
 
 def _cross(result: MIBounds) -> bool:
     return result.gap is not None and result.gap_se is not None and result.gap < -4 * result.gap_se
-
-
-def _independent(result: MIBounds) -> bool:
-    """Whether nothing is left to estimate."""
-    terms = (result.lower_i, result.upper_i)
-    left = any(part["kind"] != "cancelled" for part in result.decomposition)
-    return not left and all(term is not None and not term.any() for term in terms)
 
 
 def _spoiled(result: MIBounds, bad: dict[str, int]) -> str:
@@ -173,43 +164,6 @@ def number_lines(bounds: Bounds) -> list[str]:
     ]
 
 
-def _decomposition(result: MIBounds) -> list[str]:
-    """The log-marginals that are exact in one line, and a line for each that is an integral."""
-    parts = _parts(result)
-    if not result.decomposition and result.parts:
-        return parts
-    if _independent(result):
-        return ["  nothing is left of the decomposition: the groups are independent and I = 0 exactly"]
-    kinds = {kind: [part for part in result.decomposition if part["kind"] == kind] for kind in _KINDS}
-    exact = [f"{_sign(part)} log {_factors(part)}" for part in kinds["exact"]]
-    lines = [f"  exact         {_some(exact, ' ', 'terms')}"] if exact else []
-    verb = "sampled" if result.method.get("class") in _SAMPLERS else "annealed"
-    shares = _gap_shares(result)
-    for kind, label in (("sum", "summed"), ("integral", verb)):
-        what = "sum" if kind == "sum" else "integral"
-        for i, part in enumerate(kinds[kind]):
-            over = _some(part["integrated"], ", ", "sites")
-            share = f", {shares[i]:.0%} of the gap" if kind == "integral" and len(shares) > 1 else ""
-            lines.append(f"  {label:<14}{_sign(part)} log of the {what} of {_factors(part)} over {over}{share}")
-    for part in kinds["cancelled"]:
-        over = _some(part["integrated"], ", ", "sites")
-        lines.append(f"  cancelled     the integral of {_factors(part)} over {over}")
-    return lines + parts
-
-
-def _gap_shares(result: MIBounds) -> list[float]:
-    """Of each integral, its share of the gap between the bounds."""
-    signs = [part["sign"] for part in result.decomposition if part["kind"] == "integral"]
-    if len(signs) != len(result.stats) or any(result.num_non_finite.values()):
-        return []
-    widths = [
-        abs(sign) * float(np.mean(stat["reverse_log_evidence"] - stat["forward_log_evidence"]))
-        for sign, stat in zip(signs, result.stats, strict=True)
-    ]
-    total = sum(widths)
-    return [width / total for width in widths] if total > 0 else []
-
-
 def _parts(result: MIBounds) -> list[str]:
     """What the lower bound is made of, and what goes beside it."""
     found = [
@@ -226,25 +180,6 @@ def _unit(result: MIBounds) -> str:
     """What one term of the bound stands for."""
     rows = result.cost.get("scored_rows")
     return "joint draws" if rows is None or rows < 2 * result.num_samples else "disjoint blocks of joint draws"
-
-
-def _sign(part: dict[str, Any]) -> str:
-    size = abs(part["sign"])
-    return ("+" if part["sign"] > 0 else "-") + (f" {size}" if size != 1 else "")
-
-
-def _factors(part: dict[str, Any]) -> str:
-    factors = [
-        f"p({name} | {_some(parents, ', ', 'sites')})" if parents else f"p({name})"
-        for name, parents in part["factors"].items()
-    ]
-    return _some(factors, " ", "factors")
-
-
-def _some(items: list[str], separator: str, noun: str) -> str:
-    """The first three, and how many there are."""
-    text = separator.join(items[:_MOST_NAMES])
-    return text if len(items) <= _MOST_NAMES else f"{text}{separator}... ({len(items)} {noun})"
 
 
 def method_name(result: MIBounds) -> str:

@@ -70,6 +70,10 @@ class Staged:
         """Evaluate; may be traced, differentiated and vmapped."""
         return self.program(self.constants, *args)
 
+    def uses(self, primitive: str) -> bool:
+        """Whether the program calls a primitive of JAX."""
+        return re.search(rf"= {primitive}\b", str(self.program.key[0])) is not None
+
 
 def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
     """Stage `fn` at the shapes of `example`.
