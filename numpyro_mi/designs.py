@@ -17,8 +17,8 @@ from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.gains import InformationGain, worse
 from numpyro_mi.keys import as_key
-from numpyro_mi.model.trace import joint_model
-from numpyro_mi.posterior_gain import PosteriorGain, posterior_gain
+from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.posterior_gain import PosteriorGain, posterior_gains
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
 
@@ -111,28 +111,25 @@ def expected_information_gain(
     ...     model, {"dose": jnp.array([0.5, 1.0, 2.0])}, "effect", "response", posterior_samples=fit()
     ... )  # doctest: +SKIP
     """
-    if posterior_samples is None:
-        method = AIS() if method is None else method
-    elif given:
+    if posterior_samples is not None and given:
         raise ValueError(
-            f"posterior_samples are given one history, and given={given!r} conditions on more: condition the run that "
+            f"posterior_samples stand for one history, and given={given!r} conditions on more: condition the run that "
             "draws the samples on all of it, or average over the history by given= without posterior_samples."
         )
     _check_sides(method)
     num_samples, batch_size = check_run(method, num_samples, batch_size, with_likelihood=True)
     looks = _check_looks(looks, num_samples)
     key = as_key(rng_key)
-    rows: list[Rows | PosteriorGain] = []
+    joints = []
     for i in range(_count(designs)):
         args, kwargs = _design(designs, i)
         passed = ((*args, *model_args), {**(model_kwargs or {}), **kwargs})
-        joint = joint_model(model, latent, data, *passed, params, given)
-        if posterior_samples is not None:
-            rows.append(posterior_gain(joint, posterior_samples, method, num_samples, key))
-            posterior_samples = rows[-1].samples  # arrays on the device, once for all designs
-            continue
-        require_likelihood(joint, method)
-        rows.append(Rows(joint, (decompose(joint),), method, key))
+        joints.append(joint_model(model, latent, data, *passed, params, given))
+    rows: Sequence[Rows] | Sequence[PosteriorGain]
+    if posterior_samples is None:
+        rows = _rows(joints, AIS() if method is None else method, key)
+    else:
+        rows = posterior_gains(joints, posterior_samples, method, num_samples, key)
     # Before anything runs: what can be refused of any design is, and blocks have one size at every look.
     programs = {_program(row.functions) for row in rows}
     size = block_size(num_samples, rows[0].lanes) if batch_size is None else batch_size
@@ -140,8 +137,15 @@ def expected_information_gain(
     return InformationGain(designs, results, len(rows), num_samples, looks, dropped, len(programs))
 
 
+def _rows(joints: Sequence[JointModel], method: EvidenceMethod, key: jax.Array) -> list[Rows]:
+    """What is asked of each design."""
+    for joint in joints:
+        require_likelihood(joint, method)
+    return [Rows(joint, (decompose(joint),), method, key) for joint in joints]
+
+
 def _run(
-    rows: Sequence[Rows | PosteriorGain], stops: tuple[int, ...], size: int, progress_bar: bool
+    rows: Sequence[Rows] | Sequence[PosteriorGain], stops: tuple[int, ...], size: int, progress_bar: bool
 ) -> tuple[tuple[MIBounds, ...], tuple[int, ...]]:
     """Results of the designs, and which of them were dropped: at each stop but the last, those that are worse."""
     raws: dict[int, Any] = {}

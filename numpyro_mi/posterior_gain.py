@@ -8,7 +8,7 @@ mean of p(y | theta_k), whatever these are, and holds if they are independent of
 the run, in the order in which they were drawn. At random, they would hold near copies of theta_0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -84,9 +84,7 @@ class PosteriorGain:
         """Points that one draw computes at the same time."""
         return min(2 * self.method.num_particles, _CHUNK)
 
-    def run(
-        self, num_samples: int, size: int, progress_bar: bool, resume: PosteriorRun | None = None
-    ) -> PosteriorRun:
+    def run(self, num_samples: int, size: int, progress_bar: bool, resume: PosteriorRun | None = None) -> PosteriorRun:
         """Score draws in blocks of `size`, or continue an earlier run to `num_samples` draws."""
         done = 0 if resume is None else resume.num_scored
         seconds = {"scoring": 0.0, "compiling": 0.0} if resume is None else dict(resume.seconds)
@@ -178,21 +176,23 @@ def posterior_method(method: Any, samples: Mapping[str, Any], num_samples: int) 
     return method
 
 
-def posterior_gain(
-    model: JointModel, samples: Any, method: StructuredInfoNCE | None, num_samples: int, key: jax.Array
-) -> PosteriorGain:
-    """Check the model of one design and the samples.
+def posterior_gains(
+    models: Sequence[JointModel], samples: Any, method: Any, num_samples: int, key: jax.Array
+) -> list[PosteriorGain]:
+    """Check the models of several designs, and the samples that they share.
 
     Raises
     ------
     TypeError, ValueError
         Before anything compiles.
     """
-    if model.without_density:
-        needs_likelihood(model.without_density, "StructuredInfoNCE")
-    check_likelihood(model)
-    arrays = posterior_arrays(model, samples)
-    return PosteriorGain(model, arrays, posterior_method(method, arrays, num_samples), key)
+    for model in models:
+        if model.without_density:
+            needs_likelihood(model.without_density, "StructuredInfoNCE")
+        check_likelihood(model)
+        samples = posterior_arrays(model, samples)
+    method = posterior_method(method, samples, num_samples)
+    return [PosteriorGain(model, samples, method, key) for model in models]
 
 
 def _valid(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:

@@ -86,9 +86,9 @@ def check_likelihood(model: JointModel) -> None:
     missing = [name for name in model.sites if name in needed and name not in model.latent]
     if missing:
         raise ValueError(
-            f"posterior_samples needs p(data | latent) itself, and here it is an integral over {listed(missing)}, which "
-            f"the data depend on too: name them in latent, as latent={[*model.latent, *missing]!r}, with their posterior "
-            "samples."
+            f"posterior_samples needs p(data | latent) itself, and here it is an integral over {listed(missing)}, "
+            f"which the data depend on too: name them in latent, as latent={[*model.latent, *missing]!r}, with their "
+            "posterior samples."
         )
     for name in model.latent:
         above = _ancestors(model, name) & set(model.data)
