@@ -228,5 +228,5 @@ class TestRefused:
             k = numpyro.sample("k", dist.Poisson(3))
             numpyro.sample("y", dist.Normal(k * x[0], 1), obs=y)
 
-        with pytest.raises(ValueError, match="none of int32"):
+        with pytest.raises(ValueError, match="none of int"):
             after_history({"k": np.linspace(0, 3, 400)}, of=coin, latent="k")

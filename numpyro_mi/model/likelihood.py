@@ -85,9 +85,11 @@ def check_likelihood(model: JointModel) -> None:
     needed = set().union(*(model.parents[name] for name in model.data)) - set(model.data)
     missing = [name for name in model.sites if name in needed and name not in model.latent]
     if missing:
+        whole = list(dict.fromkeys(name.partition("[")[0] for name in missing))  # of elements, the site
+        named = [*(name for name in model.latent if name.partition("[")[0] not in whole), *whole]
         raise ValueError(
             f"posterior_samples needs p(data | latent) itself, and here it is an integral over {listed(missing)}, "
-            f"which the data depend on too: name them in latent, as latent={[*model.latent, *missing]!r}, with their "
+            f"which the data depend on too: name them in latent, as latent={named!r}, with their "
             "posterior samples."
         )
     for name in model.latent:
