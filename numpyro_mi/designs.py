@@ -12,12 +12,13 @@ import numpy as np
 
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, DIRECT_METHODS, check_run, integer
 from numpyro_mi.decomposition import decompose
-from numpyro_mi.driver import RawRun, block_size
+from numpyro_mi.driver import block_size
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.gains import InformationGain, worse
 from numpyro_mi.keys import as_key
-from numpyro_mi.model.trace import joint_model
+from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.posterior_gain import PosteriorGain, posterior_gains
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
 
@@ -34,6 +35,7 @@ def expected_information_gain(
     method: EvidenceMethod | None = None,
     num_samples: int = DEFAULT_NUM_SAMPLES,
     looks: Sequence[int] = (),
+    posterior_samples: Mapping[str, Any] | None = None,
     rng_key: jax.Array | int | None = None,
     params: Mapping[str, Any] | None = None,
     model_args: tuple = (),
@@ -68,6 +70,13 @@ def expected_information_gain(
         the best one so far are dropped: they get no further draws, and keep those that they have. The true
         best is dropped with probability at most 5 %. Every level that the result states is one for all looks
         together, so that intervals widen a little with the number of looks.
+    posterior_samples
+        For the next observation after a real history: draws of p(latent | history), such as those of the latents in
+        `mcmc.get_samples()`, arrays of shape `(M, ...)` by name, in the order in which they were drawn. The model is
+        that of the next observation, and its data may depend on no random site that is not in `latent`. Both bounds
+        need its likelihood alone, and are only as exact as the run that drew the samples, whose own error is not in
+        the standard errors. The method is `StructuredInfoNCE(...)` (None: with 1,000 particles, or M / 2), and
+        `num_samples` is at most M / 2. To average over the history instead, name it in `given`.
     rng_key, params, batch_size, progress_bar
         As in `mi_bounds`, the same for every design.
 
@@ -85,31 +94,61 @@ def expected_information_gain(
     ----------
     Foster et al., Variational Bayesian optimal experimental design, NeurIPS 2019 (the quantity, and bounds by
     importance sampling).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+    >>> from numpyro.infer import MCMC, NUTS
+    >>> from numpyro_mi import expected_information_gain
+    >>> def model(dose, response=None):
+    ...     effect = numpyro.sample("effect", dist.Normal(0, 1))
+    ...     numpyro.sample("response", dist.Bernoulli(logits=effect * dose - 1), obs=response)
+    >>> def fit():
+    ...     mcmc = MCMC(NUTS(model), num_warmup=500, num_samples=1000, num_chains=4, progress_bar=False)
+    ...     mcmc.run(jax.random.key(0), jnp.array([1.0, 1.0, 2.0]), jnp.array([0, 1, 1]))  # doses and responses so far
+    ...     return mcmc.get_samples()
+    >>> gain = expected_information_gain(
+    ...     model, {"dose": jnp.array([0.5, 1.0, 2.0])}, "effect", "response", posterior_samples=fit()
+    ... )  # doctest: +SKIP
     """
-    method = AIS() if method is None else method
+    if posterior_samples is not None and given:
+        raise ValueError(
+            f"posterior_samples stand for one history, and given={given!r} conditions on more: condition the run that "
+            "draws the samples on all of it, or average over the history by given= without posterior_samples."
+        )
     _check_sides(method)
     num_samples, batch_size = check_run(method, num_samples, batch_size, with_likelihood=True)
     looks = _check_looks(looks, num_samples)
     key = as_key(rng_key)
-    rows = []
+    joints = []
     for i in range(_count(designs)):
         args, kwargs = _design(designs, i)
         passed = ((*args, *model_args), {**(model_kwargs or {}), **kwargs})
-        joint = joint_model(model, latent, data, *passed, params, given)
-        require_likelihood(joint, method)
-        rows.append(Rows(joint, (decompose(joint),), method, key))
+        joints.append(joint_model(model, latent, data, *passed, params, given))
+    rows: Sequence[Rows] | Sequence[PosteriorGain]
+    if posterior_samples is None:
+        rows = _rows(joints, AIS() if method is None else method, key)
+    else:
+        rows = posterior_gains(joints, posterior_samples, method, num_samples, key)
     # Before anything runs: what can be refused of any design is, and blocks have one size at every look.
-    programs = {_program(row) for row in rows}
-    size = block_size(num_samples, method.num_particles) if batch_size is None else batch_size
+    programs = {_program(row.functions) for row in rows}
+    size = block_size(num_samples, rows[0].lanes) if batch_size is None else batch_size
     results, dropped = _run(rows, (*looks, num_samples), min(size, num_samples, *looks), progress_bar)
     return InformationGain(designs, results, len(rows), num_samples, looks, dropped, len(programs))
 
 
+def _rows(joints: Sequence[JointModel], method: EvidenceMethod, key: jax.Array) -> list[Rows]:
+    """What is asked of each design."""
+    for joint in joints:
+        require_likelihood(joint, method)
+    return [Rows(joint, (decompose(joint),), method, key) for joint in joints]
+
+
 def _run(
-    rows: list[Rows], stops: tuple[int, ...], size: int, progress_bar: bool
+    rows: Sequence[Rows] | Sequence[PosteriorGain], stops: tuple[int, ...], size: int, progress_bar: bool
 ) -> tuple[tuple[MIBounds, ...], tuple[int, ...]]:
     """Results of the designs, and which of them were dropped: at each stop but the last, those that are worse."""
-    raws: dict[int, RawRun] = {}
+    raws: dict[int, Any] = {}
     dropped: list[int] = []
     try:
         for stop in stops:
@@ -127,9 +166,9 @@ def _run(
     return tuple(rows[i].result(raws[i], 0) for i in sorted(raws)), tuple(sorted(dropped))
 
 
-def _program(rows: Rows) -> tuple:
+def _program(functions: Any) -> tuple:
     """What tells the compiled programs of one design from those of another."""
-    leaves, tree = jax.tree.flatten((rows.staged.draw, [integral.integrand for integral in rows.staged.integrals]))
+    leaves, tree = jax.tree.flatten(functions)
     return tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 

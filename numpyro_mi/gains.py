@@ -144,7 +144,7 @@ class InformationGain:
 
     def _remarks(self) -> list[str]:
         """What there is to say of the run."""
-        lines = []
+        lines = [f"  note  {note}" for note in dict.fromkeys(note for result in self.results for note in result.notes)]
         if self.num_programs > 1:
             lines.append(
                 f"  {self.num_programs} programs: designs differ in shape, or in Python numbers that are part of a "

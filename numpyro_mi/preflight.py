@@ -17,7 +17,7 @@ from numpyro_mi.simulation import blocks
 _NUM_DRAWS = 4096
 _BLOCK = 512
 _LARGEST_T = 6.0
-_LARGEST_DRIFT = 1e-2  # relative; recomputing a draw through a transform and back rounds
+LARGEST_DRIFT = 1e-2  # relative; recomputing a draw through a transform and back rounds
 _LARGEST_MISREADING = 1e-3  # relative, of one element
 _LARGEST_SHARE = 0.01
 _LEAST_DISTINCT = 0.5  # of draws; below, a lattice is coarser than some thousandth of the spread
@@ -60,8 +60,8 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
         differences.append(_posterior_differences(staged, draws, jax.random.fold_in(sampler_key, start)))
     assert first is not None
     for name, largest in drift.items():
-        if largest > _LARGEST_DRIFT:
-            _refuse_drift(name, largest)
+        if largest > LARGEST_DRIFT:
+            refuse_drift(name, largest)
     for name, largest in misread.items():
         if largest > _LARGEST_MISREADING:
             _refuse_misreading(name)
@@ -92,8 +92,8 @@ def preflight_samples(samples: StagedSamples, rng_key: jax.Array) -> None:
         if samples.log_prior is not None:
             _count(counts, ("prior density", "latent"), _prior_densities(samples.log_prior, draws.u))
             largest = float(np.nanmax(draws.drift))
-            if largest > _LARGEST_DRIFT:
-                _refuse_drift("latent", largest)
+            if largest > LARGEST_DRIFT:
+                refuse_drift("latent", largest)
             latents["latent"].append(draws.u[:, :_MOST_COLUMNS])
     _check_finite(counts, _NUM_DRAWS)
     if samples.log_prior is not None:
@@ -109,7 +109,7 @@ def standardisable(integrand: Integrand, held: Mapping[str, Any], points: Mappin
     """Whether standardised coordinates lead back to the same densities at pilot draws."""
     found, wanted = jax.device_get(_both_coordinates(integrand, held, points))
     return all(
-        bool(np.all(np.abs(found[name] - wanted[name]) <= _LARGEST_DRIFT * (1 + np.abs(wanted[name]))))
+        bool(np.all(np.abs(found[name] - wanted[name]) <= LARGEST_DRIFT * (1 + np.abs(wanted[name]))))
         for name in wanted
     )
 
@@ -154,7 +154,7 @@ def _check_legitimate(log_probs: Mapping[str, Any]) -> None:
             )
 
 
-def _refuse_drift(name: str, largest: float) -> NoReturn:
+def refuse_drift(name: str, largest: float) -> NoReturn:
     """Refuse a model that is not the same model every time it is called."""
     raise ValueError(
         f"the log-density of site {name!r} is not the same where the model draws it and where it is held at that "

@@ -151,7 +151,8 @@ class MIBounds(Bounds):
     latent, data
         Names of the two groups.
     given, fixed
-        Sites that the information is conditioned on: averaged over, and held at one value.
+        Sites that the information is conditioned on: averaged over, and held at one value. `history` is fixed where
+        posterior samples stand for it.
     method
         Configuration of the method as plain data; `numpyro_mi.config.rebuild` gives the object.
     plan

@@ -63,6 +63,16 @@ class Rows:
         sampler = scheme.posterior_sampler if isinstance(scheme, IR) else None
         return stage_model(self.model, self.shared, gradients, sampler)
 
+    @property
+    def functions(self) -> Any:
+        """What is compiled."""
+        return self.staged.draw, [integral.integrand for integral in self.staged.integrals]
+
+    @property
+    def lanes(self) -> int:
+        """Points that one draw computes at the same time."""
+        return self.method.num_particles
+
     def run(self, num_samples: int, batch_size: int | None, progress_bar: bool, resume: RawRun | None = None) -> RawRun:
         """Check, tune and score; or continue an earlier run to `num_samples` draws."""
         programs = [self.staged.draw, *(own.integrand.log_ratio for own in self.staged.integrals)]
