@@ -16,6 +16,7 @@ from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.coordinates import frame, place, standardise
 from numpyro_mi.model.densities import flatten, stage_model
+from numpyro_mi.model.slices import Element, WholeDraw
 from numpyro_mi.model.trace import joint_model, latents_of
 from numpyro_mi.simulation import joint_draws
 
@@ -187,6 +188,34 @@ def test_both_coordinates_are_of_one_integral(model):
     draws = joint_draws(staged.draw, jax.random.key(2), 20)
     for found, wanted in jax.jit(jax.vmap(compare))(jax.random.split(jax.random.key(3), 20), draws):
         np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-3)
+
+
+def offsets(x=None):
+    """Locations and scales that differ within the batch."""
+    sigma = numpyro.sample("sigma", dist.LogNormal(0, 0.5))
+    with numpyro.plate("J", 3):
+        theta = numpyro.sample("theta", dist.Normal(sigma * jnp.arange(3.0), sigma))
+        phi = numpyro.sample("phi", dist.Beta(sigma * (1 + jnp.arange(3.0)), sigma))
+        loc, tril = sigma * jnp.ones((3, 2)), sigma * jnp.arange(1, 4.0)[:, None, None] * jnp.eye(2)
+        pair = numpyro.sample("pair", dist.MultivariateNormal(loc, scale_tril=tril))
+        walk = numpyro.sample("walk", dist.GaussianRandomWalk(sigma * jnp.arange(1, 4.0), 2))
+        numpyro.sample("x", dist.Normal(theta + phi + pair.sum(-1) + walk.sum(-1), 1), obs=x)
+
+
+def test_elements_of_a_batch():
+    """The frame of an element is its own part of that of the batch."""
+    whole = joint_model(offsets, latents_of(offsets, "x"), "x")
+    values = whole.simulate(jax.random.key(0))
+    trace = numpyro.handlers.trace(whole.held_at(values)).get_trace()
+    for name in ("theta", "phi", "pair", "walk"):
+        joint = joint_model(offsets, f"{name}[1]", "x")
+        (*_, everything) = stage_model(joint, evidence(joint)).integrals
+        assert everything.integrand.restate is not None
+        fn, u = trace[name]["fn"], biject_to(trace[name]["fn"].support).inv(values[name])
+        one = Element(fn.expand(fn.batch_shape), (1,), WholeDraw(fn))
+        np.testing.assert_allclose(standardise(one, u[1], ON), standardise(fn, u, ON)[1], rtol=1e-5, atol=1e-6)
+        for found, wanted in zip(place(one, u[1], ON), place(fn, u, ON), strict=True):
+            np.testing.assert_allclose(found, wanted[1], rtol=1e-5, atol=1e-6)
 
 
 def test_where_there_is_no_choice():
