@@ -18,6 +18,7 @@ from numpyro_mi.model.coordinates import frame, place, standardise
 from numpyro_mi.model.densities import flatten, stage_model
 from numpyro_mi.model.slices import Element, WholeDraw
 from numpyro_mi.model.trace import joint_model, latents_of
+from numpyro_mi.planning import _worth_a_choice
 from numpyro_mi.simulation import joint_draws
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -311,7 +312,7 @@ def test_eight_schools():
 def test_what_is_refused():
     with pytest.raises(ValueError, match="AIS needs coordinates to be 'chosen' or 'model' or 'standardised', got 'no'"):
         AIS(coordinates="no")
-    with pytest.raises(ValueError, match="AIS needs settings to be 'shared' or 'own', got None"):
+    with pytest.raises(ValueError, match="AIS needs settings to be 'chosen' or 'shared' or 'own', got None"):
         AIS(settings=None)
     with pytest.raises(
         ValueError, match='start="chosen" chooses between a guide and the prior .* pass the guide as base='
@@ -319,3 +320,16 @@ def test_what_is_refused():
         AIS(start="chosen")
     with pytest.raises(ValueError, match='start="chosen" tunes the chains .* leave these to the pilots'):
         AIS(base=RegressionGuide(), start="chosen", kernel=AnnealedHMC(step_size=0.1))
+    with pytest.raises(ValueError, match='settings="own" tunes the chains of each data set, and its kernel has'):
+        AIS(settings="own", kernel=AnnealedHMC(inverse_mass_matrix=(1.0,)))
+    with pytest.raises(ValueError, match='coordinates="standardised" changes the units .* leave these to the pilots'):
+        AIS(coordinates="standardised", kernel=AnnealedHMC(step_size=0.1))
+    with pytest.raises(ValueError, match='start="chosen" .* so settings="shared" is not possible'):
+        AIS(base=RegressionGuide(), start="chosen", settings="shared")
+
+
+def test_units_of_the_users_own_are_kept():
+    """Pilots of each data set would replace them, where data sets differ."""
+    uneven = np.array([0.0, 0.0, 0.0, 100.0])
+    for kernel, wanted in ((AnnealedHMC(), True), (AnnealedHMC(inverse_mass_matrix=(1.0,)), False)):
+        assert _worth_a_choice(AIS(kernel=kernel), uneven, 1) is wanted
