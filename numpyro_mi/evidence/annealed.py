@@ -63,7 +63,7 @@ class AnnealedMethod:
         object.__setattr__(self, "kernel", kernel)
 
     def _refuse_units(self, name: str) -> None:
-        """Refuse what a step size or mass of the user's, in the model's coordinates and for all data sets, rules out."""
+        """Refuse what a step size or mass of the user's, the same for all data sets, rules out."""
         for field, asked, why in (
             ("start", "chosen", "tunes the chains of each start for each data set"),
             ("settings", "own", "tunes the chains of each data set"),
