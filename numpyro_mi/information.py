@@ -158,7 +158,11 @@ class _Part(NamedTuple):
         lower_i, upper_i, count = own.lower_i.copy(), own.upper_i.copy(), own.num_samples
         stats, plan, guides = list(own.stats), list(own.plan), list(own.guides)
         for place, index in self.lent.items():
-            lent = {name: value[:count] for name, value in table.stats[index].items()}
+            # Acceptance by temperature is a mean over draws, here over all of the table's.
+            lent = {
+                name: value if name.endswith("_accept_prob") else value[:count]
+                for name, value in table.stats[index].items()
+            }
             elbo, eubo = lent["forward_log_evidence"], lent["reverse_log_evidence"]
             sign = self.whole.integrals[place].sign
             with np.errstate(invalid="ignore"):

@@ -63,7 +63,7 @@ def _starts(
 
 def _worth_a_choice(method: AnnealedMethod, gaps: np.ndarray, num_starts: int) -> bool:
     """Whether settings of each data set, from each start, are to be tried beside those that all share."""
-    if method.settings == "shared":
+    if method.settings == "shared" or has_own_units(method.kernel):
         return False
     if method.settings == "own" or method.start == "chosen":
         return True

@@ -16,7 +16,9 @@ from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.coordinates import frame, place, standardise
 from numpyro_mi.model.densities import flatten, stage_model
+from numpyro_mi.model.slices import Element, WholeDraw
 from numpyro_mi.model.trace import joint_model, latents_of
+from numpyro_mi.planning import _worth_a_choice
 from numpyro_mi.simulation import joint_draws
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -189,6 +191,34 @@ def test_both_coordinates_are_of_one_integral(model):
         np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-3)
 
 
+def offsets(x=None):
+    """Locations and scales that differ within the batch."""
+    sigma = numpyro.sample("sigma", dist.LogNormal(0, 0.5))
+    with numpyro.plate("J", 3):
+        theta = numpyro.sample("theta", dist.Normal(sigma * jnp.arange(3.0), sigma))
+        phi = numpyro.sample("phi", dist.Beta(sigma * (1 + jnp.arange(3.0)), sigma))
+        loc, tril = sigma * jnp.ones((3, 2)), sigma * jnp.arange(1, 4.0)[:, None, None] * jnp.eye(2)
+        pair = numpyro.sample("pair", dist.MultivariateNormal(loc, scale_tril=tril))
+        walk = numpyro.sample("walk", dist.GaussianRandomWalk(sigma * jnp.arange(1, 4.0), 2))
+        numpyro.sample("x", dist.Normal(theta + phi + pair.sum(-1) + walk.sum(-1), 1), obs=x)
+
+
+def test_elements_of_a_batch():
+    """The frame of an element is its own part of that of the batch."""
+    whole = joint_model(offsets, latents_of(offsets, "x"), "x")
+    values = whole.simulate(jax.random.key(0))
+    trace = numpyro.handlers.trace(whole.held_at(values)).get_trace()
+    for name in ("theta", "phi", "pair", "walk"):
+        joint = joint_model(offsets, f"{name}[1]", "x")
+        (*_, everything) = stage_model(joint, evidence(joint)).integrals
+        assert everything.integrand.restate is not None
+        fn, u = trace[name]["fn"], biject_to(trace[name]["fn"].support).inv(values[name])
+        one = Element(fn.expand(fn.batch_shape), (1,), WholeDraw(fn))
+        np.testing.assert_allclose(standardise(one, u[1], ON), standardise(fn, u, ON)[1], rtol=1e-5, atol=1e-6)
+        for found, wanted in zip(place(one, u[1], ON), place(fn, u, ON), strict=True):
+            np.testing.assert_allclose(found, wanted[1], rtol=1e-5, atol=1e-6)
+
+
 def test_where_there_is_no_choice():
     """Constant locations and scales change units only, which masses take care of."""
     for model in (constant, labelled):
@@ -282,7 +312,7 @@ def test_eight_schools():
 def test_what_is_refused():
     with pytest.raises(ValueError, match="AIS needs coordinates to be 'chosen' or 'model' or 'standardised', got 'no'"):
         AIS(coordinates="no")
-    with pytest.raises(ValueError, match="AIS needs settings to be 'shared' or 'own', got None"):
+    with pytest.raises(ValueError, match="AIS needs settings to be 'chosen' or 'shared' or 'own', got None"):
         AIS(settings=None)
     with pytest.raises(
         ValueError, match='start="chosen" chooses between a guide and the prior .* pass the guide as base='
@@ -290,3 +320,16 @@ def test_what_is_refused():
         AIS(start="chosen")
     with pytest.raises(ValueError, match='start="chosen" tunes the chains .* leave these to the pilots'):
         AIS(base=RegressionGuide(), start="chosen", kernel=AnnealedHMC(step_size=0.1))
+    with pytest.raises(ValueError, match='settings="own" tunes the chains of each data set, and its kernel has'):
+        AIS(settings="own", kernel=AnnealedHMC(inverse_mass_matrix=(1.0,)))
+    with pytest.raises(ValueError, match='coordinates="standardised" changes the units .* leave these to the pilots'):
+        AIS(coordinates="standardised", kernel=AnnealedHMC(step_size=0.1))
+    with pytest.raises(ValueError, match='start="chosen" .* so settings="shared" is not possible'):
+        AIS(base=RegressionGuide(), start="chosen", settings="shared")
+
+
+def test_units_of_the_users_own_are_kept():
+    """Pilots of each data set would replace them, where data sets differ."""
+    uneven = np.array([0.0, 0.0, 0.0, 100.0])
+    for kernel, wanted in ((AnnealedHMC(), True), (AnnealedHMC(inverse_mass_matrix=(1.0,)), False)):
+        assert _worth_a_choice(AIS(kernel=kernel), uneven, 1) is wanted

@@ -11,7 +11,7 @@ import pytest
 from jax import random
 from numpyro.contrib.control_flow import scan
 
-from numpyro_mi import IWAE, InfoNCE, evidence_bounds, information_table, mi_bounds
+from numpyro_mi import AIS, IWAE, InfoNCE, evidence_bounds, information_table, mi_bounds
 from numpyro_mi.decomposition import decompose
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.elements import split_one
@@ -185,6 +185,22 @@ class TestTable:
         np.testing.assert_allclose(row.upper_i, ends[0], atol=1e-6)
         np.testing.assert_allclose(row.lower_i, ends[1], atol=1e-6)
         assert from_datatree(row.to_datatree()).upper == row.upper and "% of the gap" in repr(row)
+
+    def test_annealed(self):
+        """More temperatures than draws, and locations that differ within the plate, where coordinates may be chosen."""
+
+        def model(x=None):
+            scale = numpyro.sample("scale", dist.LogNormal(0, 0.5))
+            with numpyro.plate("groups", 2):
+                theta = numpyro.sample("theta", dist.Normal(scale * jnp.array([1.0, 2.0]), scale))
+                numpyro.sample("x", dist.Normal(theta, 1), obs=x)
+
+        method = AIS(num_temperatures=30, num_particles=4, coordinates="standardised", settings="shared")
+        table = information_table(model, "x", "scale", "theta", method=method, num_samples=20, **QUIET)
+        row = table.rows["theta[1]"]
+        for stats, plan in zip(row.stats, row.plan, strict=True):
+            assert stats["forward_accept_prob"].shape == plan["step_size"].shape == (29,)
+        assert from_datatree(row.to_datatree()).upper == row.upper
 
     @pytest.mark.parametrize("shape", [(1,), (2, 2)])
     def test_other_plates(self, shape):

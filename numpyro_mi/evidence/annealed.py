@@ -49,16 +49,31 @@ class AnnealedMethod:
                 "as base=, such as RegressionGuide() or LaplaceGuide()."
             )
         kernel = as_kernel(self.kernel)
-        if self.start == "chosen" and has_own_units(kernel):
+        if self.start == "chosen" and self.settings == "shared":
             raise ValueError(
-                f'{name} with start="chosen" tunes the chains of each start for each data set, and its kernel has a '
-                "step size or mass of its own: leave these to the pilots (None)."
+                f'{name} with start="chosen" tunes the chains of each start for each data set, so settings="shared" is '
+                'not possible: pass "chosen" or "own".'
             )
+        if has_own_units(kernel):
+            self._refuse_units(name)
         temperatures(schedule, count)
         object.__setattr__(self, "num_temperatures", count)
         object.__setattr__(self, "num_particles", num_particles)
         object.__setattr__(self, "schedule", schedule)
         object.__setattr__(self, "kernel", kernel)
+
+    def _refuse_units(self, name: str) -> None:
+        """Refuse what a step size or mass of the user's, the same for all data sets, rules out."""
+        for field, asked, why in (
+            ("start", "chosen", "tunes the chains of each start for each data set"),
+            ("settings", "own", "tunes the chains of each data set"),
+            ("coordinates", "standardised", "changes the units of the coordinates"),
+        ):
+            if getattr(self, field) == asked:
+                raise ValueError(
+                    f'{name} with {field}="{asked}" {why}, and its kernel has a step size or mass of its own: leave '
+                    "these to the pilots (None)."
+                )
 
     def betas(self) -> np.ndarray:
         """Temperatures, shape `(T+1,)`, float64."""

@@ -20,7 +20,8 @@ from numpyro.distributions.distribution import Distribution
 from numpyro.distributions.util import sum_rightmost
 from numpyro.infer.util import _unconstrain_reparam
 
-from numpyro_mi.model.sites import unwrapped
+from numpyro_mi.model.sites import WRAPPERS
+from numpyro_mi.model.slices import Element
 
 STANDARDISED = "<standardised>"  # no site is named like this
 
@@ -60,7 +61,10 @@ class Frame(NamedTuple):
 
 def frame(fn: Distribution) -> Frame | None:
     """The frame of a distribution; None if it has no location and scale that its draws follow."""
-    fn = unwrapped(fn)
+    if isinstance(fn, Element):
+        return _frame_at(fn)
+    if isinstance(fn, WRAPPERS):
+        return frame(fn.base_dist)
     kind = type(fn)
     if kind in _LOCATION_SCALE:
         return Frame(jnp.asarray(fn.loc), jnp.asarray(fn.scale), "elements")
@@ -79,6 +83,15 @@ def frame(fn: Distribution) -> Frame | None:
     if kind is dist.GaussianRandomWalk:
         return Frame(jnp.zeros(()), jnp.asarray(fn.scale)[..., None], "walk")
     return None
+
+
+def _frame_at(fn: Element) -> Frame | None:
+    """The frame of one element of a batch."""
+    found, shape = frame(fn.base_dist), fn.base_dist.shape()
+    if found is None:
+        return None
+    scale = jnp.broadcast_to(found.scale, (*shape, shape[-1]) if found.linear == "matrix" else shape)
+    return Frame(jnp.broadcast_to(found.loc, shape)[fn.cell], scale[fn.cell], found.linear)
 
 
 def _log_gamma(concentration: Any) -> tuple[jax.Array, jax.Array]:

@@ -168,8 +168,8 @@ class Piece:
 
         def at(values: Values) -> Tables:
             trace = self.trace_at(points, {**held, **values})
-            at = self._in_supports(trace, points, held)
-            tables = site_log_prob_tables(trace, tuple(self._scopes), self.continuous, at)
+            moved = self._in_supports(trace, points, held)
+            tables = site_log_prob_tables(trace, tuple(self._scopes), self.continuous, moved)
             return {name: tables[name] for name in self._scopes}
 
         values = {name: jnp.asarray(value) for name, value in self._sum.configurations().items()}
