@@ -251,7 +251,10 @@ def normals_truth():
     return 0.5 * (np.linalg.slogdet(prior + noise)[1] - np.linalg.slogdet(noise)[1])
 
 
-@pytest.mark.parametrize("name", METHODS)
+SLOW = ("model", "own", "guide")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])
 def test_truth(name):
     method = METHODS[name]
     result = mi_bounds(normals, ["mu", "theta"], "x", method=method, num_samples=400, progress_bar=False)

@@ -17,7 +17,8 @@ from numpyro_mi.model.trace import joint_model
 from numpyro_mi.simulation import joint_draws
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
-ANNEALED = AIS(num_temperatures=100, num_particles=8)
+# Settings of each data set have tests of their own, and their programs take long to compile.
+ANNEALED = AIS(num_temperatures=100, num_particles=8, settings="shared")
 NORMAL = IWAE(num_particles=100)  # from a regression guide, which is exact where all is jointly normal
 NOT_NORMAL = ("mixture_labels", "mixture_levels", "regression", "regression_with_precision", "mixture")
 TRUTHS = {  # nats, stated independently of the tasks' own formulas
@@ -30,7 +31,7 @@ TRUTHS = {  # nats, stated independently of the tasks' own formulas
 
 
 def bounds(task, **options):
-    method = AIS(num_particles=8) if task.name in (*NOT_NORMAL, "regression") else NORMAL
+    method = AIS(200, 8, settings="shared") if task.name in (*NOT_NORMAL, "regression") else NORMAL
     options = {"method": method, "num_samples": 500, "progress_bar": False} | options
     return mi_bounds(task.model, task.latent, task.data, task.given, **options)
 
