@@ -52,6 +52,8 @@ class AnnealedSMC(AnnealedMethod):
     base
         Where the path starts: None for the prior, or a guide such as `RegressionGuide()`, in whose
         coordinates the particles then move. A fitted guide is used as it is.
+    start, coordinates, settings
+        As in `AIS`.
 
     References
     ----------
