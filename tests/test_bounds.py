@@ -68,6 +68,7 @@ def test_linear10_within_a_tenth_of_a_nat(exact_pointwise):
     assert (result.upper_i - exact).mean() < 0.1
 
 
+@pytest.mark.slow
 def test_gap_falls_as_one_over_temperatures():
     """Proposition 3.1 of Brekelmans et al.: slope -1 of log gap against log T."""
     task = tasks.linear10()
