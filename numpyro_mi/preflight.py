@@ -4,13 +4,14 @@ Runs on pilot draws, before anything is tuned or scored.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.model.densities import Integrand, JointDraw, StagedModel, flatten
+from numpyro_mi.model.densities import Integrand, JointDraw, StagedIntegral, StagedModel, flatten
 from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.simulation import blocks
 
@@ -20,6 +21,8 @@ _LARGEST_T = 6.0
 LARGEST_DRIFT = 1e-2  # relative; recomputing a draw through a transform and back rounds
 _LARGEST_MISREADING = 1e-3  # relative, of one element
 _LARGEST_SHARE = 0.01
+_BEFORE_EDGE = 2.0  # a factor of seven in the distance from 1
+_LARGEST_CHANGE = 0.01  # nats
 _LEAST_DISTINCT = 0.5  # of draws; below, a lattice is coarser than some thousandth of the spread
 _MOST_COLUMNS = 1000
 
@@ -68,8 +71,9 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     _check_finite(counts, _NUM_DRAWS)
     _check_atoms(latents)
     _check_lattices(latents)
-    for integral in staged.integrals:
+    for integral, points in zip(staged.integrals, first.points, strict=True):
         held = {name: first.values[name] for name in integral.held}
+        _check_edges(integral, held, points)
         found = _factors_at_base(integral.integrand, base_key, held)
         _check_legitimate(jax.device_get(found))
     _check_posterior_sampler(differences)
@@ -189,6 +193,31 @@ def _check_atoms(latents: dict[str, list[np.ndarray]]) -> None:
             share = np.unique(column, return_counts=True)[1].max() / _NUM_DRAWS
             if share > _LARGEST_SHARE:
                 _refuse_atoms(name, share)
+
+
+def _check_edges(integral: StagedIntegral, held: Mapping[str, Any], points: Mapping[str, Any]) -> None:
+    """Refuse a site with values at the float next to 1, where other sites tell that from values a little before it."""
+    for name in integral.by_logit:
+        share, change = jax.device_get(_changes_at_edge(integral.integrand, held, points, name))
+        if share > _LARGEST_SHARE and not change <= _LARGEST_CHANGE:
+            _refuse_atoms(name, share)
+
+
+@partial(jax.jit, static_argnames=("name",))
+def _changes_at_edge(integrand, held, points, name):
+    """How many draws of a site are at the edge, and how much other densities there change a little before it."""
+
+    def one(held, point):
+        logit = point[name]
+        edge = -jnp.log(jnp.finfo(logit.dtype).eps)
+        held, at_edge = integrand.held(held), logit > edge
+        moved = {**point, name: jnp.where(at_edge, edge - _BEFORE_EDGE, logit)}
+        found, wanted = (integrand.site_log_probs(flatten(value), held) for value in (moved, point))
+        changes = [jnp.abs(found[other] - wanted[other]) for other in found if other != name]
+        return at_edge.any(), sum(changes, jnp.zeros(()))
+
+    at_edge, change = jax.vmap(one)(held, points)
+    return at_edge.mean(), jnp.where(at_edge, change, 0.0).sum() / at_edge.sum()
 
 
 def _check_lattices(latents: dict[str, list[np.ndarray]]) -> None:

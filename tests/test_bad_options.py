@@ -108,7 +108,7 @@ BAD_METHODS = {
         ValueError,
         "has 3 values, so num_temperatures must be 2",
     ),
-    "schedule_rule": (AIS, {"schedule": lambda n: np.ones(3)}, ValueError, r"must return .* = 201 values, got shape"),
+    "schedule_rule": (AIS, {"schedule": lambda n: np.ones(3)}, ValueError, r"must return .* = 401 values, got shape"),
     "schedule_underflow": (AIS, {"schedule": PowerSchedule(50.0)}, ValueError, RISE),
     **{
         f"schedule_{value}": (

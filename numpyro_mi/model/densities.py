@@ -106,14 +106,16 @@ class Integrand:
 class StagedIntegral(NamedTuple):
     """One integral, staged.
 
-    `key` says which log-marginal it is, `held` names the sites it is conditioned on, `dimension` is that of the
-    unconstrained space. `flat_target` and `coordinates()` are for guides, which know the held values as one vector,
-    and the coordinates of the sites' supports alone.
+    `key` says which log-marginal it is, `held` names the sites it is conditioned on, `by_logit` those integrated sites
+    whose logits go beyond what their values can tell, and `dimension` is that of the unconstrained space. `flat_target`
+    and `coordinates()` are for guides, which know the held values as one vector, and the coordinates of the sites'
+    supports alone.
     """
 
     key: PieceKey
     integrand: Integrand
     held: tuple[str, ...]
+    by_logit: tuple[str, ...]
     dimension: int
     flat_target: "FlatTarget"
     coordinates: Callable[[], "Coordinates"]
@@ -311,7 +313,7 @@ def _stage_integral(
         return Coordinates(stage(constrain, u, values_held), back, _shapes(integrated), _shapes(values_held))
 
     flat_target = FlatTarget(integrand, _shapes(values_held))
-    return StagedIntegral(own.integral.key, integrand, own.held, u.size, flat_target, coordinates)
+    return StagedIntegral(own.integral.key, integrand, own.held, own.by_logit, u.size, flat_target, coordinates)
 
 
 def _check_posterior_draw(drawn: Any, expected: Values) -> None:

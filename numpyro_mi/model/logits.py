@@ -26,7 +26,7 @@ def drawn_point(site: Mapping[str, Any], point: jax.Array) -> jax.Array:
     `point` is what the draw's value gives. It stands where the draw's key is not known or does not lead to the draw.
     """
     key = site["kwargs"].get("rng_key")
-    if site["is_observed"] or key is None or not _is_beta(site["fn"]):
+    if site["is_observed"] or key is None or not is_beta(site["fn"]):
         return point
 
     def sample(base: Beta) -> Callable:
@@ -47,7 +47,7 @@ def drawn_point(site: Mapping[str, Any], point: jax.Array) -> jax.Array:
 
 def by_logit(fn: Distribution, logit: jax.Array) -> Distribution:
     """A copy of a distribution whose `log_prob`, if it is a Beta, is that of the value with this logit."""
-    if not _is_beta(fn):
+    if not is_beta(fn):
         return fn
 
     def log_prob(base: Beta) -> Callable:
@@ -58,7 +58,8 @@ def by_logit(fn: Distribution, logit: jax.Array) -> Distribution:
     return _with(fn, "log_prob", log_prob)
 
 
-def _is_beta(fn: Distribution) -> bool:
+def is_beta(fn: Distribution) -> bool:
+    """Whether a site is drawn and evaluated by its logit."""
     base = unwrapped(fn)
     own = type(base)
     return isinstance(base, Beta) and own.sample is Beta.sample and own.log_prob is Beta.log_prob

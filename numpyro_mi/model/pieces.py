@@ -11,6 +11,7 @@ from numpyro import handlers
 from numpyro_mi.decomposition import LogMarginal
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.coordinates import STANDARDISED, frame, substitute_points, unstandardised
+from numpyro_mi.model.logits import is_beta
 from numpyro_mi.model.staging import depends_on
 from numpyro_mi.model.sum_plans import layouts, plan
 from numpyro_mi.model.sums import Layout, Sum, Tables
@@ -39,6 +40,8 @@ class Piece:
         Integrated sites that can be standardised.
     choosable
         Whether that changes more than the units of their coordinates.
+    by_logit
+        Integrated sites whose coordinate, a logit, goes beyond what their value can tell.
 
     Raises
     ------
@@ -60,7 +63,7 @@ class Piece:
         self._scopes = {name: scope for name, scope in scopes.items() if scope}
         self._own = [name for name in integral.factors if name in integral.integrated]
         self._sum = self._plan() if self.summed else None
-        self.standard, self.choosable = self._frames()
+        self.standard, self.choosable, self.by_logit = self._frames()
 
     def trace_at(self, points: Values, held: Values) -> dict[str, dict]:
         """The model at one point."""
@@ -132,21 +135,24 @@ class Piece:
             if used & set(self.summed):
                 integral_checks.refuse_moving_support(name, sorted(used & set(self.summed)))
 
-    def _frames(self) -> tuple[tuple[str, ...], bool]:
-        """`standard` and `choosable`."""
+    def _frames(self) -> tuple[tuple[str, ...], bool, tuple[str, ...]]:
+        """`standard`, `choosable` and `by_logit`."""
+        logits: set[str] = set()
         linear: dict[str, str] = {}
 
         def leaves(inputs):
             trace = handlers.trace(self.model.held_at(inputs)).get_trace()
             found = {name: frame(trace[name]["fn"]) for name in self.continuous}
+            logits.update(name for name in self.continuous if is_beta(trace[name]["fn"]))
             linear.update({name: own.linear for name, own in found.items() if own is not None})
             return {name: (own.loc, own.scale) for name, own in found.items() if own is not None}
 
         if not self.continuous:
-            return (), False
+            return (), False, ()
         used = depends_on(leaves, jax.eval_shape(self.model.simulate, random.key(0)))
         standard = tuple(name for name, by in used.items() if not by & set(self.summed))
-        return standard, any(used[name] or linear[name] != "elements" for name in standard)
+        choosable = any(used[name] or linear[name] != "elements" for name in standard)
+        return standard, choosable, tuple(sorted(logits))
 
     def _factors(self, points: Values, held: Values) -> tuple[Values, Tables]:
         """Factors that depend on no summed site, with the log-determinant, and tables of the others."""
