@@ -51,11 +51,11 @@ def check(case, rtol=1e-9, atol=1e-8):
             others = {name: value for name, value in draw.values.items() if name not in term.integrated}
             unused = sum(by_site[name] for name in by_site if name not in term.factors)
             u, unravel = ravel_pytree(point)
-            integrand = integral.integrand
-            base_u = integrand.sample_base(key, held)
+            target = integral.integrand.target(held)
+            base_u = target.sample_base(key)
             for where, at in (("exact", u), ("base", base_u)):
-                base = integrand.log_base(at, held)
-                ratio = integrand.log_ratio(at, held)
+                base = target.log_base(at)
+                ratio = target.log_ratio(at)
                 conditioned = handlers.condition(given, data=others)
                 energy = potential_energy(conditioned, case.args, case.kwargs, unravel(at))
                 pairs[f"potential {where}"] = (base + ratio, -energy - unused)
