@@ -41,7 +41,12 @@ def test_every_task_with_default_settings(name, exact_pointwise):
     assert_covers(task, mi_bounds(task.model, task.latent, task.data), exact_pointwise)
 
 
-@pytest.mark.parametrize("name", UP_TO_30_NATS)
+FAST = ("linear_vae", "poisson_gamma", "hierarchical_normal", "dirichlet_multinomial", "correlated_normal", "mlp10")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in UP_TO_30_NATS]
+)
 def test_every_task(name, exact_pointwise):
     task = tasks.TASKS[name]()
     method = AIS(60, 4)

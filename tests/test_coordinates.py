@@ -251,7 +251,7 @@ def normals_truth():
     return 0.5 * (np.linalg.slogdet(prior + noise)[1] - np.linalg.slogdet(noise)[1])
 
 
-SLOW = ("model", "own", "guide")
+SLOW = ("model", "own", "guide", "standardised")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])

@@ -186,6 +186,7 @@ class TestTable:
         np.testing.assert_allclose(row.lower_i, ends[1], atol=1e-6)
         assert from_datatree(row.to_datatree()).upper == row.upper and "% of the gap" in repr(row)
 
+    @pytest.mark.slow
     def test_annealed(self):
         """More temperatures than draws, and locations that differ within the plate, where coordinates may be chosen."""
 
@@ -248,6 +249,7 @@ class TestTable:
         parts = np.stack([values["theta[0]"], *values["theta[others]"].T]) - values["mu"]
         np.testing.assert_allclose(np.corrcoef(parts), np.eye(4), atol=0.13)  # four standard errors
 
+    @pytest.mark.slow
     def test_eight_schools(self):
         errors = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 

@@ -134,6 +134,7 @@ def test_blocks_are_disjoint_and_one_term_each():
     assert result.num_samples == 48 and "48 disjoint blocks of joint draws" in repr(result)
 
 
+@pytest.mark.slow
 def test_the_key_splits_the_rows():
     first, again, other = (
         mi_bounds_from_samples(*samples(), method=MINE(training=QUICK), rng_key=key) for key in (1, 1, 2)
@@ -244,6 +245,7 @@ def test_critic_functions_return_scalars():
         mi_bounds_from_samples(z, x, method=InfoNCE(lambda x, z: z * x[0], num_particles=20), progress_bar=False)
 
 
+@pytest.mark.slow
 def test_constant_columns_do_no_harm():
     rng = np.random.default_rng(0)
     z = rng.standard_normal((4000, 2))

@@ -50,7 +50,12 @@ def assert_covers(result, truth):
     assert result.gap < 0.05 and result.gap > -4 * result.gap_se - 1e-6
 
 
-@pytest.mark.parametrize("name", tasks.GROUP_TASKS)
+SLOW = ("regression", "mixture_labels")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in tasks.GROUP_TASKS]
+)
 def test_truth(name):
     task = tasks.GROUP_TASKS[name]()
     assert task.name == name
@@ -82,6 +87,7 @@ def test_stated_truths(task, truth):
     assert_covers(bounds(task), truth)
 
 
+@pytest.mark.slow
 def test_annealed():
     task = tasks.normal_nuisance()
     assert_covers(bounds(task, method=ANNEALED), task.mutual_information)

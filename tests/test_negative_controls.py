@@ -87,6 +87,7 @@ REUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REUSED)
 def test_scoring_on_the_training_pairs(name):
     truth = decoder().mutual_information

@@ -237,7 +237,7 @@ class TestMaskedCells:
         assert result.lower - 4 * result.lower_se < truth
         assert result.upper is None or truth < result.upper + 4 * result.upper_se
 
-    @pytest.mark.parametrize("support", ["moves", "unknown"])
+    @pytest.mark.parametrize("support", [pytest.param("moves", marks=pytest.mark.slow), "unknown"])
     def test_where_no_value_of_the_support_is_known(self, support):
         """Two cells, of which the one that is left out would say all."""
 
