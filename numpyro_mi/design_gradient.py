@@ -23,14 +23,14 @@ from numpyro_mi.guides.neural import FittedNeural, NeuralGuide
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.integrals import ModelIntegral
 from numpyro_mi.keys import Role, as_key, role_key
-from numpyro_mi.model.densities import StagedModel, flatten, stage_model
+from numpyro_mi.model.densities import flatten, stage_model
 from numpyro_mi.model.pathwise import AtDesign, called_with, check_smooth, differentiable_in_design
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.planning import fit_guides
 from numpyro_mi.preflight import preflight
 from numpyro_mi.report import number
 from numpyro_mi.rows import Rows, require_likelihood
-from numpyro_mi.simulation import joint_pairs
 
 ImportanceMethod = IWAE | BarberAgakov | StructuredInfoNCE
 _GUIDES = (RegressionGuide, FittedRegression, NeuralGuide, FittedNeural, FlowGuide, FittedFlow)
@@ -159,8 +159,8 @@ def information_gain_gradient(
 
     check_smooth(at_design, design, joint.data)
     staged = Rows(joint, (decomposition,), method, key).staged
-    preflight(staged, role_key(key, Role.PILOT_JOINT))
-    guide = _fitted(method, staged, key)
+    pilots = preflight(staged, role_key(key, Role.PILOT_JOINT))
+    (guide,) = fit_guides(staged, method, pilots, key, lambda stage: None)
     function = _staged(at_design, design, decomposition, method, guide)
     values, gradients = _scored(function, design, key, num_samples, block_size(num_samples, method.num_particles))
     lower = mean(np.where(np.isfinite(values), values, -np.inf))
@@ -207,14 +207,6 @@ def _block(function, design, keys, start, size):
         return function(design, tuple(jax.random.fold_in(key, index) for key in keys))
 
     return jax.vmap(one)(start + jnp.arange(size))
-
-
-def _fitted(method: ImportanceMethod, staged: StagedModel, key: jax.Array) -> FittedGuide | None:
-    """The guide, fitted at this design as `mi_bounds` does it."""
-    if method.base is None:
-        return None
-    draw_key, fit_key = jax.random.split(jax.random.fold_in(role_key(key, Role.FIT), 0))
-    return method.base.fit(joint_pairs(staged, draw_key, 0), fit_key, lambda stage: None)
 
 
 def _means(terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

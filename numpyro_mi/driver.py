@@ -82,8 +82,8 @@ def run(
         if resume is None:
             progress.stage("checking the model")
             pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
-            guides = fit_guides(staged, method, pilots, rng_key, progress)
-            integrals, plans, cost = plan_integrals(staged, guides, method, pilots, rng_key, progress)
+            guides = fit_guides(staged, method, pilots, rng_key, progress.stage)
+            integrals, plans, cost = plan_integrals(staged, guides, method, pilots, rng_key, progress.stage)
             seconds = {"tuning": watch.lap(), "scoring": 0.0, "compiling": 0.0}
             fitted = tuple(guide for guide in guides if guide)
         else:

@@ -1,6 +1,6 @@
 """From pilot draws to integrals that are ready to be scored: fitted guides, starts, frozen settings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -12,7 +12,6 @@ from numpyro_mi.integrals import ModelIntegral, begin
 from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.densities import JointDraw, StagedIntegral, StagedModel, flatten
 from numpyro_mi.preflight import standardisable
-from numpyro_mi.progress import Progress
 from numpyro_mi.simulation import joint_pairs
 from numpyro_mi.starts import PlannedIntegral, SharedSettings, affordable, choose_starts
 from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, choose_base, tune
@@ -20,9 +19,12 @@ from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, choose_base, tune
 _SMALL = 0.5  # nats; a mean gap of single chains that needs no better settings
 _UNEVEN = 3.0
 
+Report = Callable[[str], None]
+"""Told what is being done."""
+
 
 def fit_guides(
-    staged: StagedModel, method: EvidenceMethod, pilots: JointDraw, rng_key: jax.Array, progress: Progress
+    staged: StagedModel, method: EvidenceMethod, pilots: JointDraw, rng_key: jax.Array, report: Report
 ) -> list[FittedGuide | None]:
     """The fitted guide of each integral, on joint draws of their own; of its variants, the one that pilots choose."""
     if method.base is None:
@@ -31,10 +33,10 @@ def fit_guides(
     for i in range(len(staged.integrals)):
         draw_key, fit_key = jax.random.split(jax.random.fold_in(role_key(rng_key, Role.FIT), i))
         pairs = joint_pairs(staged, draw_key, i)
-        guide = method.base.fit(pairs, fit_key, progress.stage)
+        guide = method.base.fit(pairs, fit_key, report)
         variants = getattr(guide, "variants", lambda: ())()
         if len(variants) > 1:
-            progress.stage("choosing the guide")
+            report("choosing the guide")
             integrals = tuple(ModelIntegral(staged.integrals[i].integrand, variant) for variant in variants)
             draws = jax.tree.map(lambda leaf: leaf[:NUM_PILOT_DRAWS], pilots)
             held = {name: draws.values[name] for name in staged.integrals[i].held}
@@ -87,7 +89,7 @@ def plan_integrals(
     method: EvidenceMethod,
     pilots: JointDraw,
     rng_key: jax.Array,
-    progress: Progress,
+    report: Report,
 ) -> tuple[tuple[PlannedIntegral, ...], tuple[dict[str, np.ndarray], ...], dict[str, int]]:
     """Each integral with its frozen settings, or what finds them for a data set, from the first pilot draws.
 
@@ -117,11 +119,11 @@ def plan_integrals(
         if searched is not None:
             cost["pilot_guide"] = cost.get("pilot_guide", 0) + int(searched.sum())
         pilot = Pilot(chain_keys, held, conditional, exact)
-        plan, gaps, spent = tune(starts[0], method.kernel, betas, pilot, progress.stage)
+        plan, gaps, spent = tune(starts[0], method.kernel, betas, pilot, report)
         _add(cost, spent)
         planned: PlannedIntegral | None = None
         if isinstance(method, AnnealedMethod) and gaps is not None and _worth_a_choice(method, gaps, len(starts)):
-            progress.stage("settings of each data set")
+            report("settings of each data set")
             others = None if method.settings == "own" or method.start == "chosen" else gaps
             planned, spent = choose_starts(starts, method.kernel, betas, choice_keys, held, draws.points[i], others)
             _add(cost, spent)

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.annealing import FORWARD, REVERSE, Path, forward_chain, keyed_randomness, reverse_chain
+from numpyro_mi.annealing import Path
 from numpyro_mi.guides.base import Conditional, guide_stats
 from numpyro_mi.integrals import ModelIntegral
 from numpyro_mi.kernels.base import StepSettings
 from numpyro_mi.model.densities import flatten
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.tuning import Pilot, coarse_index, smallest, sweep
+from numpyro_mi.tuning import Pilot, coarse_index, single_gap, smallest, sweep
 
 _TEMPERATURES = 50  # of pilot chains, at most
 _PARTICLES = 8
@@ -252,13 +252,8 @@ def _gaps(integral, keys, held, points):
         chosen = integral.condition(held, pilot_key)
         target, path = integral.target(held, chosen), integral.path(chosen)
         exact = integral.coordinates(held, chosen, flatten(point))
-        randomness, zero = keyed_randomness(target, integral.kernel, chain_key, exact), jnp.asarray(0)
-        forward = forward_chain(
-            target, integral.kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t)
-        )
-        reverse = reverse_chain(target, integral.kernel, path, exact, lambda t: randomness.noise(REVERSE, zero, t))
-        cost = chosen.num_grad + forward.num_grad, reverse.num_grad
-        return reverse.log_weight - forward.log_weight, chosen.scores[0], *cost
+        gap, forward, reverse = single_gap(target, integral.kernel, path, chain_key, exact)
+        return gap, chosen.scores[0], chosen.num_grad + forward, reverse
 
     return jax.vmap(one)(keys, held, points)
 

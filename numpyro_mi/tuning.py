@@ -31,8 +31,9 @@ from numpyro_mi.annealing import (
     reverse_chain,
 )
 from numpyro_mi.integrals import AnnealedIntegral
-from numpyro_mi.kernels.base import StepSettings
+from numpyro_mi.kernels.base import Kernel, StepSettings
 from numpyro_mi.model.densities import flatten
+from numpyro_mi.targets import AnnealedTarget
 
 NUM_PILOT_DRAWS = 64
 _SWEEP_PARTICLES = 4
@@ -205,18 +206,21 @@ def _pilot_gaps(integral, kernel, paths, pilot):
     """Single-chain gaps `log w_reverse - log w_forward`, shape (candidates, draws), and costs."""
 
     def one(path, key, held, conditional, exact):
-        target = integral.target(held, conditional)
-        randomness = keyed_randomness(target, kernel, key, exact)
-        zero = jnp.asarray(0)
-        forward = forward_chain(
-            target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t)
-        )
-        reverse = reverse_chain(target, kernel, path, exact, lambda t: randomness.noise(REVERSE, zero, t))
-        return reverse.log_weight - forward.log_weight, forward.num_grad, reverse.num_grad
+        return single_gap(integral.target(held, conditional), kernel, path, key, exact)
 
     over_draws = jax.vmap(one, (None, 0, 0, 0, 0))
     gaps, forward, reverse = jax.vmap(over_draws, (0, None, None, None, None))(paths, *pilot)
     return gaps, forward.sum(), reverse.sum()
+
+
+def single_gap(
+    target: AnnealedTarget, kernel: Kernel, path: Path, rng_key: jax.Array, exact: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`log w_reverse - log w_forward` of one chain each way, nats, and their gradients."""
+    randomness, zero = keyed_randomness(target, kernel, rng_key, exact), jnp.asarray(0)
+    forward = forward_chain(target, kernel, path, randomness.base(zero), lambda t: randomness.noise(FORWARD, zero, t))
+    reverse = reverse_chain(target, kernel, path, exact, lambda t: randomness.noise(REVERSE, zero, t))
+    return reverse.log_weight - forward.log_weight, forward.num_grad, reverse.num_grad
 
 
 @partial(jax.jit, static_argnames=("kernel", "moves", "adapt", "num_particles"))

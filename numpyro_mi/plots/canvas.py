@@ -132,18 +132,14 @@ def infinities(_, target: Any, *, marks: list[tuple[float, float, int]], **kwarg
     """An arrow to infinity for each position and side (0: left, 1: right)."""
     left = {"string": "\N{LEFTWARDS ARROW} \N{MINUS SIGN}\N{INFINITY}", "horizontal_align": "left", "color": "C0"}
     right = {"string": "\N{INFINITY} \N{RIGHTWARDS ARROW}", "horizontal_align": "right", "color": "C1"}
-    text = _backend_of(target).text
-    drawn = [text(x, y, target=target, **{**(left, right)[side], **kwargs}) for x, y, side in marks]
-    return drawn[-1] if drawn else None
+    return _arrows(target, marks, (left, right), kwargs)
 
 
 def beyond(_, target: Any, *, marks: list[tuple[float, float, int]], **kwargs: Any) -> Any:
     """A vertical arrow to infinity for each position and side (0: down, 1: up)."""
     down = {"string": "\N{MINUS SIGN}\N{INFINITY}\n\N{DOWNWARDS ARROW}", "vertical_align": "bottom", "color": "C0"}
     up = {"string": "\N{UPWARDS ARROW}\n\N{INFINITY}", "vertical_align": "top", "color": "C1"}
-    text = _backend_of(target).text
-    drawn = [text(x, y, target=target, **{**(down, up)[side], **kwargs}) for x, y, side in marks]
-    return drawn[-1] if drawn else None
+    return _arrows(target, marks, (down, up), kwargs)
 
 
 def set_xticks(_, target: Any, *, values: np.ndarray, labels: list[str], **kwargs: Any) -> None:
@@ -163,3 +159,10 @@ def set_limits(_, target: Any, *, x: tuple[float, float] | None = None, y: tuple
         backend.xlim(x, target)
     if y is not None:
         backend.ylim(y, target)
+
+
+def _arrows(target: Any, marks: list[tuple[float, float, int]], sides: tuple[dict, dict], kwargs: dict) -> Any:
+    """The text of its side at each position."""
+    text = _backend_of(target).text
+    drawn = [text(x, y, target=target, **{**sides[side], **kwargs}) for x, y, side in marks]
+    return drawn[-1] if drawn else None
