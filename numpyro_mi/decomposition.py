@@ -198,7 +198,7 @@ def _pieces(
     held: frozenset[str], parents: Mapping[str, frozenset[str]]
 ) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
     """The independent pieces of `log p(held)`, each as (integrated sites, factors)."""
-    kept = _ancestors(held, parents)
+    kept = ancestors(held, parents)
     free = kept - held
     scopes = {name: ({name} | parents[name]) & free for name in kept}
     unvisited = set(free)
@@ -214,7 +214,7 @@ def _pieces(
             yield frozenset(), frozenset({name})
 
 
-def _ancestors(names: Iterable[str], parents: Mapping[str, frozenset[str]]) -> frozenset[str]:
+def ancestors(names: Iterable[str], parents: Mapping[str, frozenset[str]]) -> frozenset[str]:
     """The sites and everything upstream of them."""
     found: set[str] = set()
     frontier = set(names)

@@ -45,7 +45,7 @@ ROOMS = {
     "model.coordinates": ["model.sites"],
     "model.pieces": ["decomposition", "model.coordinates", "model.sum_plans"],
     "model.pathwise": ["model.trace"],
-    "model.likelihood": ["model.trace"],
+    "model.likelihood": ["decomposition"],
     "model.densities": ["model.pieces", "targets"],
     "model.samples": ["model.densities"],
     "model.callables": ["model.densities"],

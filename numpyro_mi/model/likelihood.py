@@ -10,6 +10,7 @@ import numpy as np
 from jax import random
 from numpyro import handlers
 
+from numpyro_mi.decomposition import ancestors
 from numpyro_mi.model.checks import close, listed
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import known_value, site_log_probs
@@ -93,21 +94,12 @@ def check_likelihood(model: JointModel) -> None:
             "posterior samples."
         )
     for name in model.latent:
-        above = _ancestors(model, name) & set(model.data)
+        above = ancestors([name], model.parents) & set(model.data)
         if above:
             raise ValueError(
                 f"latent {name!r} is drawn from data {listed(sorted(above))}: with posterior_samples the data are "
                 "simulated at given latents, so the latents must come first in the model."
             )
-
-
-def _ancestors(model: JointModel, name: str) -> set[str]:
-    found: set[str] = set()
-    frontier = set(model.parents[name])
-    while frontier:
-        found |= frontier
-        frontier = set().union(*(model.parents[parent] for parent in frontier)) - found
-    return found
 
 
 def posterior_arrays(model: JointModel, samples: Any) -> dict[str, jax.Array]:
