@@ -42,15 +42,14 @@ def settings_lines(result: MIBounds) -> list[str]:
     for i, stats in enumerate(result.stats):
         if "start_standardised" not in stats:
             continue
-        guided, standardised = (float(np.mean(stats[f"start_{name}"])) for name in ("guided", "standardised"))
-        parts = [
-            ("the guide", guided),
-            ("the prior, standardised", standardised),
-            ("the prior", 1 - guided - standardised),
-        ]
-        starts = ", ".join(
-            f"{name} ({share:.0%})" if share < 0.9995 else name for name, share in parts if share > 0.0005
-        )
+        guided, standardised = (np.asarray(stats[f"start_{name}"]) for name in ("guided", "standardised"))
+        shares = {
+            "the guide": guided.mean(),
+            "the prior, standardised": standardised.mean(),
+            "the prior": (guided + standardised == 0).mean(),
+        }
+        taken = {name: share for name, share in shares.items() if share}
+        starts = ", ".join(f"{name} ({share:.0%})" if len(taken) > 1 else name for name, share in taken.items())
         which = f"of integral {i + 1} " if len(result.stats) > 1 else ""
         lines.append(f"  settings      {which}from pilots of each data set; start: {starts}")
     return lines

@@ -196,14 +196,22 @@ def _assembled(
         np.zeros(len(next(iter(log_probs.values())))),
     )
     lower, upper = exact.copy(), exact.copy()
-    with np.errstate(invalid="ignore"):
-        for piece in row.pieces():
-            elbo, eubo = found[piece.key]
-            lower += piece.sign * (elbo if piece.sign > 0 else eubo)
-            upper += piece.sign * (eubo if piece.sign > 0 else elbo)
-    # A term that is not finite is never dropped: it makes its side infinite.
-    lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
+    for piece in row.pieces():
+        add_piece(lower, upper, piece.sign, *found[piece.key])
+    spoil(lower, upper)
     return lower, upper
+
+
+def add_piece(lower: np.ndarray, upper: np.ndarray, sign: int, elbo: np.ndarray, eubo: np.ndarray) -> None:
+    """Add a signed log-marginal, by its two bounds, to the terms of both sides in place."""
+    with np.errstate(invalid="ignore"):
+        lower += sign * (elbo if sign > 0 else eubo)
+        upper += sign * (eubo if sign > 0 else elbo)
+
+
+def spoil(lower: np.ndarray, upper: np.ndarray) -> None:
+    """A term that is not finite is never dropped: it makes its side infinite."""
+    lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
 
 
 @partial(jax.jit, static_argnames=("method",))

@@ -3,6 +3,7 @@
 import os
 import platform
 import warnings
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import jax
@@ -22,14 +23,15 @@ def environment() -> dict[str, str]:
     }
 
 
-def warn_of_waiting(uses_cholesky: bool) -> None:
+def warn_of_waiting(uses_cholesky: Callable[[], bool]) -> None:
     """Warn of a batch of Cholesky factors on few cores, for which XLA may wait for ever.
 
     Seen with jaxlib 0.10.2 on two cores: its threads wait inside the batched factorisation for a thread of the same
     pool. More threads than factorisations at a time avoid that.
     """
     cores = os.cpu_count() or 1
-    if uses_cholesky and cores <= _FEW_CORES and jax.default_backend() == "cpu" and "NPROC" not in os.environ:
+    exposed = cores <= _FEW_CORES and jax.default_backend() == "cpu" and "NPROC" not in os.environ
+    if exposed and uses_cholesky():
         warnings.warn(
             f"the model factorises matrices (as for a multivariate normal by its covariance), and on {cores} CPU cores "
             "XLA can wait for ever when it does that for many draws at once. If this run does not move, start Python "

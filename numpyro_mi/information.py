@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, check_run
 from numpyro_mi.decomposition import Decomposition, decompose, described
-from numpyro_mi.driver import RawRun
+from numpyro_mi.driver import RawRun, add_piece, spoil
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.keys import as_key
@@ -164,14 +163,11 @@ class _Part(NamedTuple):
                 for name, value in table.stats[index].items()
             }
             elbo, eubo = lent["forward_log_evidence"], lent["reverse_log_evidence"]
-            sign = self.whole.integrals[place].sign
-            with np.errstate(invalid="ignore"):
-                lower_i += sign * (elbo if sign > 0 else eubo)
-                upper_i += sign * (eubo if sign > 0 else elbo)
+            add_piece(lower_i, upper_i, self.whole.integrals[place].sign, elbo, eubo)
             stats.insert(place, lent)
             plan.insert(place, table.plans[index])
             guides[place:place] = table.guides[index : index + 1]
-        lower_i[~np.isfinite(lower_i)], upper_i[~np.isfinite(upper_i)] = -np.inf, np.inf
+        spoil(lower_i, upper_i)
         return replace(
             own,
             lower_i=lower_i,

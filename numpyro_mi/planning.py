@@ -57,21 +57,26 @@ def _starts(
         return from_guide or [plain]
     if from_guide and method.start == "base":
         return from_guide
-    free = method.coordinates != "model" and integrand.restate is not None and not has_own_units(method.kernel)
+    wanted = method.coordinates == "standardised" or (method.coordinates == "chosen" and _may_choose(method))
+    free = wanted and integrand.restate is not None and not has_own_units(method.kernel)
     if not free or not standardisable(integrand, held, points):
         return [*from_guide, plain]
     return [*from_guide, standardised] if method.coordinates == "standardised" else [*from_guide, plain, standardised]
 
 
-def _worth_a_choice(method: AnnealedMethod, gaps: np.ndarray, num_starts: int) -> bool:
-    """Whether settings of each data set, from each start, are to be tried beside those that all share."""
+def _may_choose(method: AnnealedMethod) -> bool:
+    """Whether settings of each data set can come to be tried."""
     if method.settings == "shared" or has_own_units(method.kernel):
         return False
-    if method.settings == "own" or method.start == "chosen":
-        return True
-    if not affordable(len(method.betas()) - 1, method.num_particles):
+    asked = method.settings == "own" or method.start == "chosen"
+    return asked or affordable(len(method.betas()) - 1, method.num_particles)
+
+
+def _worth_a_choice(method: AnnealedMethod, gaps: np.ndarray, num_starts: int) -> bool:
+    """Whether settings of each data set, from each start, are to be tried beside those that all share."""
+    if not _may_choose(method):
         return False
-    if not np.isfinite(gaps).all():
+    if method.settings == "own" or method.start == "chosen" or not np.isfinite(gaps).all():
         return True
     # The log-weight of a chain has about twice its mean gap as variance; more means that data sets differ.
     uneven = gaps.var() > _UNEVEN * 2 * gaps.mean()

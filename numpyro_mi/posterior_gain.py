@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.config import describe
+from numpyro_mi.driver import spoil
 from numpyro_mi.environment import environment
 from numpyro_mi.evidence.base import log_mean_exp
 from numpyro_mi.evidence.importance import StructuredInfoNCE
@@ -196,9 +197,10 @@ def posterior_gains(
 
 
 def _valid(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Both sides as float64; a term that is not finite is never dropped: it makes its side infinite."""
-    lower, upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
-    return np.stack([np.where(np.isfinite(lower), lower, -np.inf), np.where(np.isfinite(upper), upper, np.inf)])
+    """Both sides as float64, infinite where they are not finite."""
+    terms = np.stack([lower, upper]).astype(np.float64)
+    spoil(*terms)
+    return terms
 
 
 def _orders(rng_key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

@@ -76,7 +76,7 @@ class Rows:
     def run(self, num_samples: int, batch_size: int | None, progress_bar: bool, resume: RawRun | None = None) -> RawRun:
         """Check, tune and score; or continue an earlier run to `num_samples` draws."""
         programs = [self.staged.draw, *(own.integrand.log_ratio for own in self.staged.integrals)]
-        warn_of_waiting(any(program.uses("cholesky") for program in programs))
+        warn_of_waiting(lambda: any(program.uses("cholesky") for program in programs))
         return run(
             self.staged, self.decompositions, self.method, self.key, num_samples, batch_size, progress_bar, resume
         )

@@ -23,7 +23,7 @@ from numpyro_mi.integrals import ModelIntegral
 from numpyro_mi.kernels.base import StepSettings
 from numpyro_mi.model.densities import flatten
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.tuning import Pilot, coarse_index, single_gap, smallest, sweep
+from numpyro_mi.tuning import Pilot, between, coarse_index, single_gap, smallest, sweep
 
 _TEMPERATURES = 50  # of pilot chains, at most
 _PARTICLES = 8
@@ -144,10 +144,9 @@ class OwnSettings:
         steps, masses, log_weight, num_grad = sweep(
             start, self.kernel, moves, True, coarse, one, None, step_size, _PARTICLES
         )
-        known, inner = np.asarray(self.index[1:-1]), np.arange(1, len(self.betas) - 1)
-        between = np.stack([np.interp(inner, known, unit) for unit in np.eye(len(known))], 1)
+        weights = between(np.asarray(self.index))
         settings = StepSettings(
-            self.betas[1:-1], jnp.exp(between @ jnp.log(steps)), jnp.tensordot(between, masses, axes=1)
+            self.betas[1:-1], jnp.exp(weights @ jnp.log(steps)), jnp.tensordot(weights, masses, axes=1)
         )
         return settings, log_weight.mean(), num_grad
 

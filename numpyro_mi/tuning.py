@@ -309,9 +309,11 @@ def _spread(u: jax.Array, dense: bool) -> jax.Array:
 
 def _interpolated(betas: np.ndarray, index: np.ndarray, steps: np.ndarray, masses: np.ndarray) -> Plan:
     """Settings at every inner temperature from those at the temperatures of the sweep."""
-    inner = np.arange(1, len(betas) - 1)
-    known = index[1:-1]
-    step_size = np.exp(np.interp(inner, known, np.log(steps)))
-    flat = masses.reshape(len(known), -1)
-    interpolate = np.stack([np.interp(inner, known, column) for column in flat.T], axis=1)
-    return Plan(betas, step_size, interpolate.reshape(len(inner), *masses.shape[1:]))
+    weights = between(index)
+    return Plan(betas, np.exp(weights @ np.log(steps)), np.tensordot(weights, masses, axes=1))
+
+
+def between(index: np.ndarray) -> np.ndarray:
+    """Weights that interpolate from the inner temperatures at `index` to all inner ones, `(T-1, len(index) - 2)`."""
+    inner, known = np.arange(1, index[-1]), index[1:-1]
+    return np.stack([np.interp(inner, known, unit) for unit in np.eye(len(known))], axis=1)

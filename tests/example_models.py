@@ -22,6 +22,19 @@ class Example(NamedTuple):
     model_kwargs: dict[str, Any] = {}
 
 
+# Eight schools (Rubin, 1981).
+EFFECTS = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
+ERRORS = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
+
+
+def eight_schools(y=None):
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("J", 8):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(theta, ERRORS), obs=y)
+
+
 def baseball(at_bats, hits=None):
     """Batting averages, partially pooled: each player's chance of success comes from one population."""
     m = numpyro.sample("m", dist.Uniform(0, 1))

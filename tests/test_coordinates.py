@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from example_models import EFFECTS, ERRORS, eight_schools
 from jax.scipy.special import logsumexp
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import biject_to
@@ -267,19 +268,6 @@ def test_truth(name):
         assert result.cost["scored_start"] == stats["start_num_grad"].sum() > 0
     else:
         assert "start_num_grad" not in stats
-
-
-# Eight schools (Rubin, 1981).
-EFFECTS = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
-ERRORS = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
-
-
-def eight_schools(y=None):
-    mu = numpyro.sample("mu", dist.Normal(0, 5))
-    tau = numpyro.sample("tau", dist.HalfCauchy(5))
-    with numpyro.plate("J", 8):
-        theta = numpyro.sample("theta", dist.Normal(mu, tau))
-        numpyro.sample("y", dist.Normal(theta, ERRORS), obs=y)
 
 
 def log_evidence(y):

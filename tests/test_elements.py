@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from example_models import EFFECTS, eight_schools
 from jax import random
 from numpyro.contrib.control_flow import scan
 
@@ -251,17 +252,14 @@ class TestTable:
 
     @pytest.mark.slow
     def test_eight_schools(self):
-        errors = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
-
-        def schools(y=None):
-            mu = numpyro.sample("mu", dist.Normal(0, 5))
-            tau = numpyro.sample("tau", dist.HalfCauchy(5))
-            with numpyro.plate("schools", 8):
-                theta = numpyro.sample("theta", dist.Normal(mu, tau))
-                numpyro.sample("y", dist.Normal(theta, errors), obs=y)
-
         found = information_table(
-            schools, "y", elements="theta", method=IWAE(num_particles=5), num_samples=20, model_args=(errors,), **QUIET
+            eight_schools,
+            "y",
+            elements="theta",
+            method=IWAE(num_particles=5),
+            num_samples=20,
+            model_args=(EFFECTS,),
+            **QUIET,
         )
         assert set(found.rows) == {"mu", "tau", "theta", *(f"theta[{i}]" for i in range(8))}
         assert "Intervals hold for all 12 rows" in repr(found)
