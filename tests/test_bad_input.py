@@ -57,6 +57,11 @@ def prior(distribution):
     return in_turn(("z", lambda _: distribution), ("x", lambda z: Normal(z, 1)))
 
 
+def positive_size(x=None):
+    size = sample("s", dist.HalfNormal(1))
+    sample("x", Normal(size * sample("z", Normal(0, 1)), 1), obs=x)
+
+
 def in_scan(latent, data=lambda h: Normal(h, 1), feedback=False):
     def model():
         def step(carry, _):
@@ -263,6 +268,11 @@ BAD_MODELS = {
         nuisance,
         {"data": "w", "given": {"x": 1.0}},
         "its parent 'w' depends on.*given='x'",
+    ),
+    "given_outside": (
+        positive_size,
+        {"given": {"s": -1.0}},
+        "given holds site 's' at -1.0, which is outside the support of its distribution",
     ),
     "given_shape": (nuisance, {"given": {"w": jnp.ones(3)}}, r"'w' is given values of shape \(3,\)"),
     "given_sampled": (

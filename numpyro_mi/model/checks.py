@@ -66,6 +66,24 @@ def fixed_values(given: Mapping[str, Any]) -> dict[str, jax.Array]:
     return found
 
 
+def outside(fn: dist.Distribution, value: jax.Array) -> bool:
+    """Whether a value that is held is outside the support, as far as that is known without other sites."""
+    if fn.support is None or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(fn.support)):
+        return False
+    with jax.ensure_compile_time_eval():
+        return not bool(jnp.all(fn.support(value)))
+
+
+def inside(names: Sequence[str], fixed: Mapping[str, jax.Array]) -> None:
+    """Refuse values that are held outside the supports of their sites."""
+    if names:
+        value = short(np.asarray(fixed[names[0]]).tolist())
+        raise ValueError(
+            f"given holds site {names[0]!r} at {value}, which is outside the support of its distribution in the model: "
+            "pass a value that the site can have."
+        )
+
+
 def disjoint(groups: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse a site that is in two groups."""
     for first, second in itertools.combinations(groups, 2):

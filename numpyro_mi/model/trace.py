@@ -126,6 +126,7 @@ def joint_model(
     call_checks.known_parameters(traced, params)
     asked = frozenset(groups["latent"] + groups["data"] + groups["given"])
     checks.value_shapes({name: traced[name] for name in asked})
+    checks.inside(_held_outside(run, fixed), fixed)
     draft = JointModel(
         run=run,
         latent=groups["latent"],
@@ -210,6 +211,20 @@ def _abstract_trace(run: Callable) -> dict[str, Site]:
 
     with checks.model_errors():
         jax.eval_shape(record, random.key(0))
+    return found
+
+
+def _held_outside(run: Callable, fixed: Mapping[str, Any]) -> list[str]:
+    """Sites that are held at values which they cannot have."""
+    found: list[str] = []
+
+    def record(rng_key):
+        trace = _trace(run, frozenset(), rng_key)
+        found.extend(name for name, value in fixed.items() if checks.outside(trace[name]["fn"], value))
+
+    if fixed:
+        with checks.model_errors():
+            jax.eval_shape(record, random.key(0))
     return found
 
 
