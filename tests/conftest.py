@@ -47,9 +47,11 @@ def _few_programs():
         jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def compile_fast():
-    """Nearly all of the time of many tests goes into compiling programs that run for a fraction of a second."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Nearly all of the time of tests marked `compile_fast` goes into compiling programs that run for an instant.
+
+    Tests that are slow as well run for longer, and as users run them.
+    """
+    fast = item.get_closest_marker("compile_fast") and not item.get_closest_marker("slow")
+    jax.config.update("jax_disable_most_optimizations", bool(fast))

@@ -16,6 +16,8 @@ from numpyro_mi import AIS, IR, InfoNCE, mi_bounds
 from numpyro_mi.model.checks import ModelError
 from numpyro_mi.model.trace import joint_model
 
+pytestmark = pytest.mark.compile_fast
+
 sample, Normal = numpyro.sample, dist.Normal
 DATA = np.arange(1.0, 4.0)
 TINY = AIS(num_temperatures=20, num_particles=2)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from numpyro_mi import AIS, IWAE, mi_bounds
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 LIMIT = 0.5
 PLACES = np.array([0.0, 1.0, 3.0])
 KERNEL = 2 * np.exp(-0.5 * (PLACES - PLACES[:, None]) ** 2) + 1e-3 * np.eye(3)

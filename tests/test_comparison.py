@@ -29,7 +29,7 @@ from numpyro_mi.comparison_report import num_gradients
 from numpyro_mi.plots import plot_bounds
 from numpyro_mi.results import MIBounds
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 
 TASK = tasks.TASKS["correlated_normal"]()
 METHODS = {"IWAE": IWAE(num_particles=10), "AIS": AIS(8, 4), "InfoNCE": StructuredInfoNCE(20)}

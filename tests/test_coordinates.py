@@ -22,7 +22,7 @@ from numpyro_mi.model.trace import joint_model, latents_of
 from numpyro_mi.planning import _worth_a_choice
 from numpyro_mi.simulation import joint_draws
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 ON, OFF = jnp.asarray(True), jnp.asarray(False)
 TRIL = jnp.array([[2.0, 0.0, 0.0], [0.5, 1.5, 0.0], [-1.0, 0.3, 0.7]])
 SCALES = jnp.array([0.5, 1.0, 4.0])
@@ -258,7 +258,7 @@ SLOW = ("model", "own", "guide", "standardised")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])
 def test_truth(name):
     method = METHODS[name]
-    result = mi_bounds(normals, ["mu", "theta"], "x", method=method, num_samples=400, progress_bar=False)
+    result = mi_bounds(normals, ["mu", "theta"], "x", method=method, num_samples=200, progress_bar=False)
     low, high = result.interval(0.99)
     assert low <= normals_truth() <= high
     assert -4 * result.gap_se < result.gap < (0.3 if name in ("model", "own") else 0.05)
@@ -284,19 +284,23 @@ def log_evidence(y):
     return logsumexp(log_density + log_prior) + np.log(t[1] - t[0])
 
 
-def test_eight_schools():
-    """Real data within 0.05 of the quadrature, and simulated data on either side of it, at default settings."""
+@pytest.mark.parametrize(
+    ("method", "count"), [(AIS(100), 100), pytest.param(AIS(), 200, marks=pytest.mark.slow)], ids=["quick", "default"]
+)
+def test_eight_schools(method, count):
+    """Real data within 0.05 of the quadrature, and simulated data on either side of it."""
     exact = log_evidence(EFFECTS)
     assert abs(exact + 31.311347) < 1e-5
-    result = evidence_bounds(eight_schools, "y", num_samples=200, model_args=(EFFECTS,), progress_bar=False)
+    settings = {"num_samples": count, "model_args": (EFFECTS,), "progress_bar": False}
+    result = evidence_bounds(eight_schools, "y", method=method, **settings)
     assert exact - 0.05 < result.observed < exact + 3 * result.observed_se
     assert result.limit(0.99) < exact
     joint = joint_model(eight_schools, ["mu", "tau", "theta"], "y")
     draw = stage_model(joint, evidence(joint)).draw
-    draws = joint_draws(draw, role_key(jax.random.key(0), Role.JOINT), 200)
+    draws = joint_draws(draw, role_key(jax.random.key(0), Role.JOINT), count)
     wanted = np.array([log_evidence(y) for y in np.asarray(draws.values["y"], np.float64)])
     for error in (wanted - result.lower_i, result.upper_i - wanted):
-        assert error.mean() > -3 * error.std(ddof=1) / np.sqrt(200)
+        assert error.mean() > -3 * error.std(ddof=1) / np.sqrt(count)
     assert np.median(result.upper_i - result.lower_i) < 0.05
 
 

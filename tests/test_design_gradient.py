@@ -25,7 +25,7 @@ from numpyro_mi import (
 )
 from numpyro_mi.timing import Stopwatch
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 sample = numpyro.sample
 
 
@@ -139,7 +139,7 @@ GUIDES = {
 }
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", ["regression", "neural", pytest.param("flow", marks=pytest.mark.slow)])
 def test_a_guide_is_held_fixed(name):
     """Finite differences with the guide that was fitted at this design; BarberAgakov is that with one weight."""
     if name == "flow":

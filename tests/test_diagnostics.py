@@ -27,7 +27,7 @@ from numpyro_mi.bounds.contrastive import cap_and_normaliser
 from numpyro_mi.diagnostics import method_warnings
 from numpyro_mi.report import warnings_of
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 
 
 def linear10(method, num_samples=300):

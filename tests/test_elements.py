@@ -20,7 +20,7 @@ from numpyro_mi.model.slices import Element, WholeDraw
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.storage import from_datatree
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 QUIET = {"progress_bar": False}
 NORMAL = IWAE(num_particles=50)
 SCALES = jnp.array([0.5, 1.0, 2.0])

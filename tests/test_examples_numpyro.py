@@ -63,8 +63,9 @@ def test_taken_as_it_is(name):
         assert [piece.integrated for piece in found.sums] == [(SUMMED[name],)]
 
 
-@pytest.mark.parametrize("name", ["zero_inflated_poisson", "holt_winters"])
-def test_runs(name, compile_fast):
+@pytest.mark.compile_fast
+@pytest.mark.parametrize("name", ["zero_inflated_poisson", pytest.param("holt_winters", marks=pytest.mark.slow)])
+def test_runs(name):
     result = bounds(name, method=TINY, num_samples=8)
     assert np.isfinite(result.lower_i).all() and np.isfinite(result.upper_i).all()
 

@@ -27,7 +27,7 @@ from numpyro_mi.critics import whitening
 from numpyro_mi.guides.regression import marginal
 from numpyro_mi.pairs import Pairs
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 
 
 def model(x=None):

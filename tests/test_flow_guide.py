@@ -17,8 +17,6 @@ from numpyro_mi.training import Training
 
 pytest.importorskip("flowjax")
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 GRID = jnp.linspace(-9, 9, 3001)
 COUNT = 1000
 QUICK = Training(num_draws=20_000, max_steps=500, learning_rate=3e-3)

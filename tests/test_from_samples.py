@@ -25,8 +25,6 @@ from numpyro_mi import (
 )
 from numpyro_mi.pairs import Pairs
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 QUICK = Training(num_draws=4096, max_steps=100)
 N = 12_000
 TRUTH = 0.5 * np.log(1 + 4.0)

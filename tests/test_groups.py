@@ -16,7 +16,7 @@ from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.simulation import joint_draws
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 # Settings of each data set have tests of their own, and their programs take long to compile.
 ANNEALED = AIS(num_temperatures=100, num_particles=8, settings="shared")
 NORMAL = IWAE(num_particles=100)  # from a regression guide, which is exact where all is jointly normal

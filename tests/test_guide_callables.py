@@ -14,7 +14,7 @@ from numpyro_mi.critics import MLPCritic
 from numpyro_mi.guides.callables import GuideFunction
 from numpyro_mi.training import Training
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 
 sample = numpyro.sample
 

@@ -23,7 +23,7 @@ from numpyro_mi.guides.base import student_log_prob, student_sample
 from numpyro_mi.guides.regression import standard
 from numpyro_mi.pairs import Pairs
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 
 GAIN = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, -1.0]])
 PRECISION = np.eye(2) + GAIN.T @ GAIN

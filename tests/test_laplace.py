@@ -18,7 +18,7 @@ from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 
 SEED = 11
 

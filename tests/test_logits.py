@@ -15,7 +15,7 @@ from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 
 
 def staged(model, latent="z", data="x"):

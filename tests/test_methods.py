@@ -42,7 +42,7 @@ from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.results import MIBounds
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 
 LOWER, BOTH = ("lower",), ("lower", "upper")
 NUISANCE = {"hierarchical_normal": "the density of z alone has no closed form: mu is integrated out"}

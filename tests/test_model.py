@@ -14,6 +14,8 @@ from numpyro.contrib import control_flow
 from numpyro.distributions import transforms
 from numpyro.infer.reparam import LocScaleReparam
 
+pytestmark = pytest.mark.compile_fast
+
 ONES = np.ones(3, np.float32)
 sample, plate = numpyro.sample, numpyro.plate
 

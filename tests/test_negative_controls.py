@@ -19,6 +19,8 @@ from numpyro_mi.model.trace import joint_model
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.simulation import joint_draws
 
+pytestmark = pytest.mark.compile_fast
+
 
 @pytest.fixture
 def double_precision():

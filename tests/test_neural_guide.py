@@ -16,8 +16,6 @@ from numpyro_mi.guides.neural import NeuralGuide
 from numpyro_mi.model.densities import features, held_values
 from numpyro_mi.training import Training
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 GAIN = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, -1.0]], np.float32)
 GRID = jnp.linspace(-9, 9, 3001)
 COUNT = 1000

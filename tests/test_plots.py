@@ -21,6 +21,8 @@ from numpyro_mi.plots import plot_bounds, plot_information_gain, plot_log_weight
 from numpyro_mi.results import MIBounds
 from numpyro_mi.tables import InformationTable
 
+pytestmark = pytest.mark.compile_fast
+
 BACKENDS = pytest.mark.parametrize("backend", ["none", "matplotlib"])
 DRAWS, PARTICLES = 60, 4
 

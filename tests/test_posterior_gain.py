@@ -8,7 +8,7 @@ import pytest
 
 from numpyro_mi import AIS, IWAE, MIBounds, StructuredInfoNCE, expected_information_gain
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 QUIET = {"progress_bar": False}
 PRIOR_SD, NOISE_SD = np.array([2.0, 1.0]), 0.5
 FIRST, OBSERVED = np.array([1.0, 0.3]), 1.7  # the history: one design, and what was seen

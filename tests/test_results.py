@@ -14,6 +14,8 @@ from numpyro_mi.estimation import mean
 from numpyro_mi.report import report, verdict, warnings_of
 from numpyro_mi.results import MIBounds, MIDifference
 
+pytestmark = pytest.mark.compile_fast
+
 METHOD = AIS(20, 4)
 
 

@@ -55,9 +55,10 @@ def test_results_do_not_depend_on_batch_size(reference, batch_size):
         assert abs(getattr(result, name).mean() - getattr(reference, name).mean()) < 1e-3 * reference.lower_se
 
 
+@pytest.mark.compile_fast
 @pytest.mark.parametrize(("stop", "rounding"), [(150, 0.0), (131, 1e-5)])
 @pytest.mark.parametrize("method", [AIS(4, 2), IWAE(num_particles=5)])
-def test_a_run_that_goes_on_is_the_run_in_one(method, stop, rounding, compile_fast):
+def test_a_run_that_goes_on_is_the_run_in_one(method, stop, rounding):
     """Nothing is scored twice, left out, or tuned again; to the bit where the stop is between two blocks."""
     joint = joint_model(linear, "z", "x", (LOADINGS,))
     rows = Rows(joint, (decompose(joint),), method, jax.random.key(0))

@@ -13,8 +13,6 @@ from numpyro_mi import AIS, GIWAE, IWAE, MINE, MINEAIS, InfoNCE, MLPCritic, Regr
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 QUICK = Training(num_draws=4096, max_steps=100)
 TRUTH = 0.5 * np.log(1 + 4.0 / 0.25)
 

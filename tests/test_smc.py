@@ -23,6 +23,8 @@ from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.schedules import LinearSchedule, PowerSchedule
 from numpyro_mi.targets import AnnealedTarget
 
+pytestmark = pytest.mark.compile_fast
+
 # Exact enumeration, two particles, so that the weights after t = 1, 2 decide and those after 3 do not.
 
 # On this model an effective sample size of 1.96 splits the cases; it is never as small as 2e-9.

@@ -30,7 +30,7 @@ from numpyro_mi import (
 from numpyro_mi.estimation import confidence_limit
 from numpyro_mi.gains import InformationGain, worse
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.compile_fast
 QUIET = {"progress_bar": False}
 NUM_PEOPLE = 10
 
