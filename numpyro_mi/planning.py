@@ -1,5 +1,6 @@
 """From pilot draws to integrals that are ready to be scored: fitted guides, starts, frozen settings."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,6 +19,11 @@ from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, choose_base, tune
 
 _SMALL = 0.5  # nats; a mean gap of single chains that needs no better settings
 _UNEVEN = 3.0
+_NO_WAY_BACK = (
+    'coordinates="standardised" was not followed for the integral over {sites}: at pilot draws the densities in '
+    "standardised coordinates differ from those of the model by more than rounding, so that chains run in the "
+    "coordinates of the supports. Use jax.enable_x64."
+)
 
 Report = Callable[[str], None]
 """Told what is being done."""
@@ -59,7 +65,11 @@ def _starts(
         return from_guide
     wanted = method.coordinates == "standardised" or (method.coordinates == "chosen" and _may_choose(method))
     free = wanted and integrand.restate is not None and not has_own_units(method.kernel)
-    if not free or not standardisable(integrand, held, points):
+    if not free:
+        return [*from_guide, plain]
+    if not standardisable(integrand, held, points):
+        if method.coordinates == "standardised":
+            warnings.warn(_NO_WAY_BACK.format(sites=", ".join(repr(name) for name in points)), stacklevel=2)
         return [*from_guide, plain]
     return [*from_guide, standardised] if method.coordinates == "standardised" else [*from_guide, plain, standardised]
 

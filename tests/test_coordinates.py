@@ -304,6 +304,14 @@ def test_eight_schools(method, count):
     assert np.median(result.upper_i - result.lower_i) < 0.05
 
 
+def test_coordinates_that_do_not_lead_back_are_said_to_be_left(monkeypatch):
+    monkeypatch.setattr("numpyro_mi.planning.standardisable", lambda *_: False)
+    method = AIS(3, 2, coordinates="standardised")
+    with pytest.warns(UserWarning, match="was not followed for the integral over 'mu', 'theta'.*Use jax.enable_x64"):
+        result = mi_bounds(normals, "theta", "x", method=method, num_samples=50, progress_bar=False)
+    assert np.isfinite(result.lower)
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match="AIS needs coordinates to be 'chosen' or 'model' or 'standardised', got 'no'"):
         AIS(coordinates="no")
