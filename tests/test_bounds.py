@@ -41,7 +41,7 @@ def test_every_task_with_default_settings(name, exact_pointwise):
     assert_covers(task, mi_bounds(task.model, task.latent, task.data), exact_pointwise)
 
 
-FAST = ("linear_vae", "poisson_gamma", "hierarchical_normal", "dirichlet_multinomial", "correlated_normal", "mlp10")
+FAST = ("linear_vae", "poisson_gamma", "hierarchical_normal", "correlated_normal")
 
 
 @pytest.mark.compile_fast
@@ -66,10 +66,11 @@ def test_hard_support_has_a_lower_bound_only():
     assert f"{result.num_non_finite['upper']} of 300 terms of the upper bound are not finite" in repr(result)
 
 
+@pytest.mark.slow
 def test_linear10_within_a_tenth_of_a_nat(exact_pointwise):
     task = tasks.linear10()
-    result = mi_bounds(task.model, "z", "x", method=AIS(400, 16), num_samples=250)
-    exact = exact_pointwise(task, 0, 250)
+    result = mi_bounds(task.model, "z", "x", method=AIS(500, 16), num_samples=600)
+    exact = exact_pointwise(task, 0, 600)
     assert_sandwich(result, exact)
     assert (exact - result.lower_i).mean() < 0.1
     assert (result.upper_i - exact).mean() < 0.1

@@ -285,7 +285,9 @@ def log_evidence(y):
 
 
 @pytest.mark.parametrize(
-    ("method", "count"), [(AIS(100), 100), pytest.param(AIS(), 200, marks=pytest.mark.slow)], ids=["quick", "default"]
+    ("method", "count"),
+    [(AIS(100, coordinates="standardised", settings="own"), 100), pytest.param(AIS(), 200, marks=pytest.mark.slow)],
+    ids=["quick", "default"],
 )
 def test_eight_schools(method, count):
     """Real data within 0.05 of the quadrature, and simulated data on either side of it."""

@@ -68,6 +68,8 @@ class Entry(NamedTuple):
         Tasks in every run, the first ones; the others with -m slow.
     skip
         Tasks that it must refuse, with the reason.
+    twin
+        Whether an entry before it compiles nearly the same programs.
     """
 
     make: Callable[[], Any]
@@ -75,23 +77,24 @@ class Entry(NamedTuple):
     monotone: bool = False
     num_fast: int = 2
     skip: dict[str, str] = {}
+    twin: bool = False
 
 
 REGISTRY = {
     "AIS, IM": Entry(lambda: AIS(**SHORT, scheme=IM()), BOTH, True, 1),
-    "AIS, CR": Entry(lambda: AIS(**SHORT, scheme=CR()), BOTH, False, 1),
-    "AIS, guide": Entry(lambda: AIS(**SHORT, base=RegressionGuide()), BOTH, True, 1),
+    "AIS, CR": Entry(lambda: AIS(**SHORT, scheme=CR()), BOTH, False, 1, twin=True),
+    "AIS, guide": Entry(lambda: AIS(**SHORT, base=RegressionGuide()), BOTH, True, 1, twin=True),
     "AnnealedSMC": Entry(lambda: AnnealedSMC(**SHORT), BOTH, False, 1),
-    "AnnealedSMC, guide": Entry(lambda: AnnealedSMC(**SHORT, base=RegressionGuide()), BOTH, False, 1),
+    "AnnealedSMC, guide": Entry(lambda: AnnealedSMC(**SHORT, base=RegressionGuide()), BOTH, False, 1, twin=True),
     "IWAE": Entry(lambda: IWAE(num_particles=4), BOTH, True),
     "BarberAgakov": Entry(BarberAgakov, BOTH),
     "StructuredInfoNCE": Entry(lambda: StructuredInfoNCE(num_particles=16), BOTH, True),
     "InfoNCE": Entry(lambda: InfoNCE(**TRAINED, num_particles=32), LOWER),
-    "MINE": Entry(lambda: MINE(**TRAINED), LOWER),
-    "NWJ": Entry(lambda: NWJ(**TRAINED), LOWER),
+    "MINE": Entry(lambda: MINE(**TRAINED), LOWER, twin=True),
+    "NWJ": Entry(lambda: NWJ(**TRAINED), LOWER, twin=True),
     "GIWAE": Entry(lambda: GIWAE(**TRAINED, num_particles=16), LOWER, skip=NUISANCE),
     "MINEAIS": Entry(lambda: MINEAIS(**ENERGY), LOWER, False, 1, NUISANCE),
-    "MINEAIS, prior": Entry(lambda: MINEAIS(base=None, **ENERGY), LOWER, False, 1, NUISANCE),
+    "MINEAIS, prior": Entry(lambda: MINEAIS(base=None, **ENERGY), LOWER, False, 1, NUISANCE, True),
 }
 # From 0.05 to 4.2 nats.
 TASKS = (
@@ -235,7 +238,9 @@ def test_joint_draws_are_bit_equal_in_any_batch(kind):
         jax.tree.map(np.testing.assert_array_equal, stacked, whole)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * REGISTRY[name].twin) for name in REGISTRY]
+)
 def test_double_precision_agrees(name):
     with jax.enable_x64(True):
         double = run(name)
@@ -269,7 +274,10 @@ def test_saved_and_read_back(name, tmp_path):
     assert rebuild(found.method) == REGISTRY[name].make()
 
 
-@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.monotone])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * entry.twin) for name, entry in REGISTRY.items() if entry.monotone],
+)
 def test_more_particles_tighten_both_sides(name):
     task = "gamma_exponential"
     method, few = REGISTRY[name].make(), result_of(name, task)
