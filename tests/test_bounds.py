@@ -41,7 +41,7 @@ def test_every_task_with_default_settings(name, exact_pointwise):
     assert_covers(task, mi_bounds(task.model, task.latent, task.data), exact_pointwise)
 
 
-FAST = ("linear_vae", "poisson_gamma", "hierarchical_normal", "correlated_normal")
+FAST = ("linear_vae", "poisson_gamma", "hierarchical_normal", "correlated_normal", "mlp10")
 
 
 @pytest.mark.compile_fast
@@ -66,7 +66,6 @@ def test_hard_support_has_a_lower_bound_only():
     assert f"{result.num_non_finite['upper']} of 300 terms of the upper bound are not finite" in repr(result)
 
 
-@pytest.mark.slow
 def test_linear10_within_a_tenth_of_a_nat(exact_pointwise):
     task = tasks.linear10()
     result = mi_bounds(task.model, "z", "x", method=AIS(500, 16), num_samples=600)

@@ -286,7 +286,7 @@ def log_evidence(y):
 
 @pytest.mark.parametrize(
     ("method", "count"),
-    [(AIS(100, coordinates="standardised", settings="own"), 100), pytest.param(AIS(), 200, marks=pytest.mark.slow)],
+    [(AIS(100), 100), pytest.param(AIS(), 200, marks=pytest.mark.slow)],
     ids=["quick", "default"],
 )
 def test_eight_schools(method, count):

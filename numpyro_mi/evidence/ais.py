@@ -62,7 +62,8 @@ class AIS(AnnealedMethod):
         pilot chains show to be better, if the pilots' gaps show that this pays.
     coordinates
         Of chains from the prior. "model": those of the sites' supports. "standardised": sites with a location and a
-        scale, or a covariance, are measured from it and in it, which unbends the funnels of hierarchical models.
+        scale, or a covariance, are measured from it and in it, which unbends the funnels of hierarchical models;
+        where rounding keeps these from leading back to the same densities, a warning says that they were not taken.
         "chosen": what has the smallest gap on pilot draws, which may be to leave the choice to each data set's own
         pilot chains.
     settings
