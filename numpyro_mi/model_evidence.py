@@ -42,7 +42,7 @@ class EvidenceBounds(Bounds):
         Names of the data sites.
     observed_i
         For the data that the model was called with, replicates `log W`, shape `(R,)`, each on average below
-        `log p(data)`; None if it was called without.
+        `log p(data)`; minus infinity where one is not finite; None if it was called without.
     method, cost, seconds
         As in `MIBounds`.
     """
@@ -84,7 +84,7 @@ class EvidenceBounds(Bounds):
         """
         assert self.lower_i is not None and self.upper_i is not None
         gaps = self.upper_i - self.lower_i
-        return {level: float(np.quantile(gaps, level)) for level in _QUANTILES}
+        return {level: float(np.quantile(gaps, level, method="inverted_cdf")) for level in _QUANTILES}
 
     def __repr__(self) -> str:
         data = ", ".join(self.data)
@@ -176,4 +176,5 @@ def _replicated(rows: Rows, row: Decomposition, raw: RawRun, values: dict[str, j
     """Replicates of log W on the observed data."""
     exact = fixed_log_probs(rows.model, [name for _, name in row.exact], row.sums, values)
     parts = replicates(rows.staged.integrals, rows.method, raw, rows.key, values, count)
-    return exact + sum(parts, np.zeros(count))
+    log_weights = exact + sum(parts, np.zeros(count))
+    return np.where(np.isfinite(log_weights), log_weights, -np.inf)

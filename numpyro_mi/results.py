@@ -86,8 +86,10 @@ class Bounds:
 
     @property
     def middle(self) -> float:
-        """Midpoint of the two bounds to sort by; minus infinity where a side is missing or infinite."""
-        return -np.inf if self.estimate is None else self.estimate
+        """What to sort by: the midpoint of the bounds; the lower one where the upper one is missing or infinite."""
+        if self.estimate is not None:
+            return self.estimate
+        return -np.inf if self.lower is None or np.isnan(self.lower) else self.lower
 
     @property
     def num_samples(self) -> int:

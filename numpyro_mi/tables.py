@@ -45,7 +45,7 @@ class InformationTable:
     interrupted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", dict(sorted(self.rows.items(), key=lambda row: -_size(row[1]))))
+        object.__setattr__(self, "rows", dict(sorted(self.rows.items(), key=lambda row: -row[1].middle)))
 
     @property
     def results(self) -> dict[str, MIBounds]:
@@ -132,13 +132,6 @@ class InformationTable:
             return ""
         low, high = self.share(name)
         return "" if np.isnan(low) else f"{low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%} to {high:.0%}"
-
-
-def _size(result: MIBounds) -> float:
-    """What rows are sorted by."""
-    if result.estimate is not None:
-        return result.estimate
-    return -np.inf if result.lower is None or np.isnan(result.lower) else result.lower
 
 
 def _ratio(part: float | None, whole: float | None, otherwise: float) -> float:

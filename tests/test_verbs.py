@@ -16,6 +16,7 @@ from numpyro_mi import (
     IWAE,
     MINEAIS,
     BarberAgakov,
+    EvidenceBounds,
     InfoNCE,
     InformationTable,
     MIBounds,
@@ -182,6 +183,15 @@ class TestDesigns:
         passed = (designs([0, 5, 10]),)
         gain = expected_information_gain(ab_test, passed, "w", "x", method=IWAE(), num_samples=1000, **QUIET)
         assert gain.best() == (1, True)
+
+    def test_an_infinite_upper_bound_ranks_by_the_lower_one(self):
+        lost, known = np.full(200, np.inf), np.linspace(2.0, 2.2, 200)
+        results = tuple(
+            MIBounds(lower, upper, latent=("z",), data=("x",), method={})
+            for lower, upper in ((known - 1, known), (known + 1, lost), (known, lost))
+        )
+        assert InformationGain((np.ones(3),), results, 3).best() == (1, False)
+        assert worse(dict(enumerate(results)), 3, 1) == [0]
 
     def test_sizes_are_lists(self):
         def model(num_people):
@@ -366,6 +376,25 @@ class TestEvidence:
         assert without.observed is None and "replicates" not in repr(without)
         with pytest.raises(ValueError, match="called without its data"):
             without.limit()
+
+    def test_weights_of_zero_are_kept(self):
+        """Half of the data sets and more lose all their chains; nothing of that is NaN, and the limit holds."""
+        task = tasks.uniform_noise()
+        options = {"method": AIS(5, 2), "num_samples": 100, "num_replicates": 8, **QUIET}
+        result = evidence_bounds(task.model, "x", observed={"x": jnp.array(0.3)}, **options)
+        assert result.lower == -np.inf and np.isfinite(result.upper)
+        assert result.reliability() == {0.5: np.inf, 0.9: np.inf, 1.0: np.inf}
+        assert result.observed == -np.inf and result.limit(0.9) < task.log_marginal({"x": 0.3})
+        assert "nan" not in repr(result)
+
+    def test_weights_that_are_not_a_number_are_none(self, monkeypatch):
+        monkeypatch.setattr("numpyro_mi.model_evidence.replicates", lambda *_: [np.array([np.nan, -2.0])])
+        result = evidence_bounds(linear, "x", observed={"x": self.X}, method=IWAE(), num_samples=50, num_replicates=2)
+        np.testing.assert_array_equal(result.observed_i, [-np.inf, -2.0])
+
+    def test_quantiles_of_the_gap_are_gaps(self):
+        upper = np.array([1.0, 3.0, np.inf])
+        assert EvidenceBounds(np.zeros(3), upper, ("x",)).reliability() == {0.5: 3.0, 0.9: np.inf, 1.0: np.inf}
 
     def test_of_a_mixture_is_exact(self):
         def mixture(x=None):
