@@ -66,14 +66,6 @@ def fixed_values(given: Mapping[str, Any]) -> dict[str, jax.Array]:
     return found
 
 
-def outside(fn: dist.Distribution, value: jax.Array) -> bool:
-    """Whether a value that is held is outside the support, as far as that is known without other sites."""
-    if fn.support is None or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(fn.support)):
-        return False
-    with jax.ensure_compile_time_eval():
-        return not bool(jnp.all(fn.support(value)))
-
-
 def inside(names: Sequence[str], fixed: Mapping[str, jax.Array]) -> None:
     """Refuse values that are held outside the supports of their sites."""
     if names:

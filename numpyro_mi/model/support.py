@@ -201,5 +201,13 @@ def bounds_of(support: Any) -> tuple[Any, Any]:
     return getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
 
 
+def outside(fn: Distribution, value: jax.Array) -> bool:
+    """Whether a value that is held is outside the support, as far as that is known without other sites."""
+    if fn.support is None or _traced(jax.tree.leaves(fn.support)):
+        return False
+    with jax.ensure_compile_time_eval():
+        return not bool(jnp.all(fn.support(value)))
+
+
 def _traced(values: list) -> bool:
     return any(isinstance(value, jax.core.Tracer) for value in values)

@@ -14,7 +14,7 @@ from numpyro import handlers
 from numpyro_mi.model import call_checks, checks, elements, integral_checks, leaks
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
-from numpyro_mi.model.support import site_log_probs
+from numpyro_mi.model.support import outside, site_log_probs
 
 Values = dict[str, Any]
 
@@ -220,7 +220,7 @@ def _held_outside(run: Callable, fixed: Mapping[str, Any]) -> list[str]:
 
     def record(rng_key):
         trace = _trace(run, frozenset(), rng_key)
-        found.extend(name for name, value in fixed.items() if checks.outside(trace[name]["fn"], value))
+        found.extend(name for name, value in fixed.items() if outside(trace[name]["fn"], value))
 
     if fixed:
         with checks.model_errors():
