@@ -124,13 +124,21 @@ def test_held_at_a_value():
         assert "I(z; x | c fixed)" in repr(result)
 
 
-def test_held_at_an_impossible_value():
+@pytest.mark.parametrize(
+    ("moves", "match"),
+    [
+        (False, "given holds site 'c' at -1.0, which is outside the support"),
+        (True, "log-density of site 'c' is not finite"),
+    ],
+)
+def test_held_at_an_impossible_value(moves, match):
     def model():
-        c = numpyro.sample("c", dist.Gamma(2.0, 2.0))
+        largest = numpyro.sample("largest", dist.Gamma(2.0, 2.0)) if moves else 1.0
+        c = numpyro.sample("c", dist.Uniform(0, largest))
         z = numpyro.sample("z", dist.Normal(0, 1))
         numpyro.sample("x", dist.Normal(z, 1 + c**2))
 
-    with pytest.raises(ValueError, match="given holds site 'c' at -1.0, which is outside the support"):
+    with pytest.raises(ValueError, match=match):
         mi_bounds(model, "z", "x", {"c": -1.0}, progress_bar=False)
 
 

@@ -19,7 +19,7 @@ from numpyro_mi.training import Training
 GAIN = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, -1.0]], np.float32)
 GRID = jnp.linspace(-9, 9, 3001)
 COUNT = 1000
-QUICK = Training(num_draws=20_000, max_steps=400, learning_rate=3e-3)
+QUICK = Training(num_draws=20_000, max_steps=600, learning_rate=3e-3)
 STILL = Training(num_draws=2000, max_steps=1, learning_rate=1e-30)
 
 

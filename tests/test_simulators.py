@@ -82,7 +82,7 @@ def test_noise_of_a_nuisance_site_is_noise():
         w = numpyro.sample("w", dist.Normal(0, 1))
         numpyro.deterministic("x", z + w)
 
-    result = mi_bounds(model, "z", "x", method=MINEAIS(annealing=AIS(20, 2), training=QUICK), num_samples=300)
+    result = mi_bounds(model, "z", "x", method=MINEAIS(training=QUICK), num_samples=500)
     assert result.lower == pytest.approx(0.5 * np.log(2), abs=4 * result.lower_se)
 
 
@@ -173,6 +173,6 @@ def test_an_overconfident_fixed_critic_still_bounds_from_below():
 
     for base in (RegressionGuide(), None):
         result = mi_bounds(
-            simulated, "z", "x", method=MINEAIS(base, critic, AIS(20, 2), training=QUICK), num_samples=300
+            simulated, "z", "x", method=MINEAIS(base, critic, AIS(50, 4), training=QUICK), num_samples=400
         )
         assert result.lower < TRUTH + 4 * result.lower_se
