@@ -15,7 +15,7 @@ from numpyro_mi.annealing import make_path
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, integer
 from numpyro_mi.decomposition import Decomposition, decompose
 from numpyro_mi.driver import block_size
-from numpyro_mi.estimation import mean
+from numpyro_mi.estimation import mean, spoil
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.guides.base import FittedGuide
 from numpyro_mi.guides.flow import FittedFlow, FlowGuide
@@ -163,7 +163,7 @@ def information_gain_gradient(
     (guide,) = fit_guides(staged, method, pilots, key, lambda stage: None)
     function = _staged(at_design, design, decomposition, method, guide)
     values, gradients = _scored(function, design, key, num_samples, block_size(num_samples, method.num_particles))
-    lower = mean(np.where(np.isfinite(values), values, -np.inf))
+    lower = mean(spoil(values, -1))
     gradient, gradient_se = (jax.tree.map(lambda leaf, part=part: _means(leaf)[part], gradients) for part in (0, 1))
     return GainGradient(*lower, gradient, gradient_se, num_samples, _notes(method, lower.value))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.decomposition import Decomposition, PieceKey
+from numpyro_mi.estimation import spoil
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.guides.base import FittedGuide
 from numpyro_mi.keys import Role, role_key
@@ -198,8 +199,7 @@ def _assembled(
     lower, upper = exact.copy(), exact.copy()
     for piece in row.pieces():
         add_piece(lower, upper, piece.sign, *found[piece.key])
-    spoil(lower, upper)
-    return lower, upper
+    return spoil(lower, -1), spoil(upper, +1)
 
 
 def add_piece(lower: np.ndarray, upper: np.ndarray, sign: int, elbo: np.ndarray, eubo: np.ndarray) -> None:
@@ -207,11 +207,6 @@ def add_piece(lower: np.ndarray, upper: np.ndarray, sign: int, elbo: np.ndarray,
     with np.errstate(invalid="ignore"):
         lower += sign * (elbo if sign > 0 else eubo)
         upper += sign * (eubo if sign > 0 else elbo)
-
-
-def spoil(lower: np.ndarray, upper: np.ndarray) -> None:
-    """A term that is not finite is never dropped: it makes its side infinite."""
-    lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
 
 
 @partial(jax.jit, static_argnames=("method",))

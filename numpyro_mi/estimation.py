@@ -24,6 +24,12 @@ def mean(terms: np.ndarray) -> Mean:
     return Mean(float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(terms.size)))
 
 
+def spoil(terms: np.ndarray, side: int) -> np.ndarray:
+    """Terms of the upper (+1) or lower (-1) bound, float64. One that is not finite makes its side infinite."""
+    terms = np.asarray(terms, np.float64)
+    return np.where(np.isfinite(terms), terms, side * np.inf)
+
+
 def confidence_limit(terms: np.ndarray, side: int, level: float) -> float:
     """One-sided confidence limit of the mean of independent terms.
 

@@ -99,11 +99,11 @@ class InformationGain:
     def best(self, prob: float = 0.95) -> tuple[int, bool]:
         """The design with the highest midpoint of its bounds, and whether it is separated from all others.
 
-        Where the upper bound is infinite, the lower one takes the place of the midpoint.
-        It is if `lower of the best - upper of the other`, paired, exceeds zero for every other design, each
+        It is separated if `lower of the best - upper of the other`, paired, exceeds zero for every other design, each
         one-sided at level `1 - (1 - prob) / ((number of designs - 1) * number of looks)`, so that a design that is
         not the best is called separated with probability at most `1 - prob`. Designs that were dropped, which
-        keeps to this at 0.95, are separated already up to that `prob`.
+        keeps to this at 0.95, are separated already up to that `prob`. Where an upper bound is infinite, the lower one
+        takes the place of the midpoint.
         """
         left = [i for i in range(len(self.results)) if i not in self.dropped]
         best = max(left, key=lambda i: self.results[i].middle)

@@ -11,7 +11,8 @@ import jax
 
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, check_run
 from numpyro_mi.decomposition import Decomposition, decompose, described
-from numpyro_mi.driver import RawRun, add_piece, spoil
+from numpyro_mi.driver import RawRun, add_piece
+from numpyro_mi.estimation import spoil
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.keys import as_key
@@ -167,11 +168,10 @@ class _Part(NamedTuple):
             stats.insert(place, lent)
             plan.insert(place, table.plans[index])
             guides[place:place] = table.guides[index : index + 1]
-        spoil(lower_i, upper_i)
         return replace(
             own,
-            lower_i=lower_i,
-            upper_i=upper_i,
+            lower_i=spoil(lower_i, -1),
+            upper_i=spoil(upper_i, +1),
             stats=tuple(stats),
             plan=tuple(plan),
             guides=tuple(guides),

@@ -14,7 +14,7 @@ from numpyro_mi.api import DEFAULT_NUM_SAMPLES, check_run, integer
 from numpyro_mi.config import describe
 from numpyro_mi.decomposition import Decomposition, evidence
 from numpyro_mi.driver import RawRun, replicates
-from numpyro_mi.estimation import mean
+from numpyro_mi.estimation import mean, spoil
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.evidence.independent_reverse import IR
@@ -176,5 +176,4 @@ def _replicated(rows: Rows, row: Decomposition, raw: RawRun, values: dict[str, j
     """Replicates of log W on the observed data."""
     exact = fixed_log_probs(rows.model, [name for _, name in row.exact], row.sums, values)
     parts = replicates(rows.staged.integrals, rows.method, raw, rows.key, values, count)
-    log_weights = exact + sum(parts, np.zeros(count))
-    return np.where(np.isfinite(log_weights), log_weights, -np.inf)
+    return spoil(exact + sum(parts, np.zeros(count)), -1)

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.config import describe
-from numpyro_mi.driver import spoil
 from numpyro_mi.environment import environment
+from numpyro_mi.estimation import spoil
 from numpyro_mi.evidence.base import log_mean_exp
 from numpyro_mi.evidence.importance import StructuredInfoNCE
 from numpyro_mi.keys import Role, key_record, role_key
@@ -99,11 +99,11 @@ class PosteriorGain:
             keys = [role_key(self.key, role) for role in (Role.JOINT, Role.NEGATIVES)]
             try:
                 for first in range(done, num_samples, size):
-                    *found, drift = jax.device_get(
+                    lower, upper, drift = jax.device_get(
                         _block(self.functions, self.samples, rows, keys, first, size, self.method.num_particles)
                     )
                     self._check_drift(drift)
-                    terms.append(_valid(*found)[:, : num_samples - first])
+                    terms.append(np.stack([spoil(lower, -1), spoil(upper, +1)])[:, : num_samples - first])
                     progress.stage("scoring")
                     progress.block(*np.concatenate(terms, 1).mean(1))
             except KeyboardInterrupt:
@@ -194,13 +194,6 @@ def posterior_gains(
         samples = posterior_arrays(model, samples)
     method = posterior_method(method, samples, num_samples)
     return [PosteriorGain(model, samples, method, key) for model in models]
-
-
-def _valid(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Both sides as float64, infinite where they are not finite."""
-    terms = np.stack([lower, upper]).astype(np.float64)
-    spoil(*terms)
-    return terms
 
 
 def _orders(rng_key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

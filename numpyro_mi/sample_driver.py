@@ -19,6 +19,7 @@ from numpyro_mi.array_split import (
 )
 from numpyro_mi.bounds.base import DirectMethod, Scorer, Supply
 from numpyro_mi.driver import block_size
+from numpyro_mi.estimation import spoil
 from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.samples import Sample, StagedSamples
 from numpyro_mi.preflight import preflight_samples
@@ -207,8 +208,7 @@ class _ScoredTerms:
     def add(self, found: dict[str, jax.Array], count: int) -> None:
         """One block; of its terms only the first `count` belong to the run."""
         block = {name: np.asarray(value, np.float64)[:count] for name, value in jax.device_get(found).items()}
-        # A term that is not finite is never dropped: it makes the bound infinite.
-        block["lower"] = np.where(np.isfinite(block["lower"]), block["lower"], -np.inf)
+        block["lower"] = spoil(block["lower"], -1)
         self._blocks.append(block)
         self.count += count
         self._sum += float(block["lower"].sum())
