@@ -11,6 +11,7 @@ from numpyro_mi.comparison import Comparison
 from numpyro_mi.critics import MLPCritic, SeparableCritic
 from numpyro_mi.design_gradient import GainGradient, information_gain_gradient
 from numpyro_mi.designs import expected_information_gain
+from numpyro_mi.environment import refuse_hanging_jaxlib as _refuse_hanging_jaxlib
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
@@ -34,6 +35,8 @@ from numpyro_mi.tables import InformationTable
 from numpyro_mi.training import Training
 
 __version__ = "0.1.0"
+
+_refuse_hanging_jaxlib()
 
 __all__ = [
     "AIS",

@@ -10,7 +10,7 @@ import numpy as np
 from numpyro_mi.config import describe
 from numpyro_mi.decomposition import Decomposition, described, union
 from numpyro_mi.driver import RawRun, run
-from numpyro_mi.environment import environment, warn_of_waiting
+from numpyro_mi.environment import environment
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.evidence.importance import IWAE
@@ -75,8 +75,6 @@ class Rows:
 
     def run(self, num_samples: int, batch_size: int | None, progress_bar: bool, resume: RawRun | None = None) -> RawRun:
         """Check, tune and score; or continue an earlier run to `num_samples` draws."""
-        programs = [self.staged.draw, *(own.integrand.log_ratio for own in self.staged.integrals)]
-        warn_of_waiting(lambda: any(program.uses("cholesky") for program in programs))
         return run(
             self.staged, self.decompositions, self.method, self.key, num_samples, batch_size, progress_bar, resume
         )

@@ -14,13 +14,9 @@ from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.simulation import joint_draws
 
-# Threads of XLA on a CPU, read when it starts, which is later. In jaxlib 0.10 batched Cholesky factors that are
-# computed at the same time wait for one another forever if there are as many of them as threads.
-os.environ.setdefault("NPROC", "16")
-
 # Most of the suite's time is compiling, of which the newer of XLA's two code generators for fused loops takes nearly
 # half. XLA ends the process at a flag that it does not know, so only where it is known.
-if jaxlib.__version__.startswith("0.10."):
+if jaxlib.__version__.startswith("0.9."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 

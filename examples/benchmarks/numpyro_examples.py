@@ -9,7 +9,6 @@ of `tests/example_models.py`.
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 import time
@@ -21,8 +20,6 @@ from numpyro_mi import mi_bounds
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "tests"))
 from example_models import EXAMPLES  # noqa: E402
-
-os.environ.setdefault("NPROC", "16")  # see tests/conftest.py; XLA reads it when it starts
 
 
 def row(name, result, seconds):
