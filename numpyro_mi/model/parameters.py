@@ -52,6 +52,10 @@ _COUNTS = dist.MultinomialProbs | dist.MultinomialLogits | dist.DirichletMultino
 _MIXTURES = dist.MixtureSameFamily | dist.MixtureGeneral
 _WISHARTS = dist.WishartCholesky | dist.InverseWishartCholesky
 _HURDLES = dist.HurdleProbs | dist.HurdleLogits
+_COMPUTED_FROM = {
+    "scale_tril": frozenset({"covariance_matrix", "precision_matrix", "scale_matrix", "rate_matrix"}),
+    "covariance_rfft": frozenset({"covariance_row"}),
+}
 _MOST_ZEROS = 1e-6  # of a hurdle's base: that many draws until one counts
 
 
@@ -227,7 +231,7 @@ def _own(fn: Distribution, normalised: bool) -> Iterator[tuple[str, str, Callabl
         value = _value(fn, parameter)
         if value is None or constraints.is_dependent(constraint):
             continue
-        if parameter == "scale_tril" and {"covariance_matrix", "precision_matrix"} & set(vars(fn)):
+        if _COMPUTED_FROM.get(parameter, frozenset()) & set(vars(fn)):
             continue
         if parameter not in vars(fn):
             # Computed back from others, it may be NaN where these are at an edge: then it is theirs to be wrong.
