@@ -13,6 +13,7 @@ from numpyro_mi.estimation import spoil
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.guides.base import FittedGuide
 from numpyro_mi.keys import Role, role_key
+from numpyro_mi.model import parameters
 from numpyro_mi.model.densities import JointDraw, StagedIntegral, StagedModel, flatten
 from numpyro_mi.planning import fit_guides, plan_integrals
 from numpyro_mi.preflight import preflight
@@ -153,7 +154,7 @@ class _Scored:
             stats.append(self._summarised(i, {name: value[:count] for name, value in terms.items()}))
         for key, log_sum in zip(self._staged.sums, draws.sums, strict=True):
             found[key] = (np.asarray(log_sum, np.float64),) * 2
-        rows = [_assembled(row, draws.log_probs, found) for row in self._rows]
+        rows = [_assembled(row, draws, found) for row in self._rows]
         self._blocks.append(([(lower[:count], upper[:count]) for lower, upper in rows], stats))
         self.count += count
         self._sums += [terms[:count].sum() for terms in rows[0]]
@@ -189,12 +190,12 @@ class _Scored:
 
 
 def _assembled(
-    row: Decomposition, log_probs: dict[str, np.ndarray], found: dict[PieceKey, tuple[np.ndarray, np.ndarray]]
+    row: Decomposition, draws: JointDraw, found: dict[PieceKey, tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Terms of a lower and an upper bound, from the log-densities and the evidence bounds of a block of draws."""
     exact = sum(
-        (sign * np.asarray(log_probs[name], np.float64) for sign, name in row.exact),
-        np.zeros(len(next(iter(log_probs.values())))),
+        (sign * np.asarray(draws.log_probs[name], np.float64) for sign, name in row.exact),
+        parameters.spoil(draws.invalid, np.zeros(len(next(iter(draws.log_probs.values()))))),
     )
     lower, upper = exact.copy(), exact.copy()
     for piece in row.pieces():

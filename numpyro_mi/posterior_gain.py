@@ -23,6 +23,7 @@ from numpyro_mi.estimation import spoil
 from numpyro_mi.evidence.base import log_mean_exp
 from numpyro_mi.evidence.importance import StructuredInfoNCE
 from numpyro_mi.keys import Role, key_record, role_key
+from numpyro_mi.model import parameters
 from numpyro_mi.model.integral_checks import needs_likelihood
 from numpyro_mi.model.likelihood import Likelihood, check_likelihood, posterior_arrays, stage_likelihood
 from numpyro_mi.model.trace import JointModel, Values
@@ -94,14 +95,15 @@ class PosteriorGain:
         with Progress(-(-(num_samples - done) // size), progress_bar) as progress:
             progress.stage("compiling and scoring")
             if resume is None:
-                self._check_supports()
+                self._check_samples()
             rows = _orders(role_key(self.key, Role.SPLIT), len(self.samples[self.model.latent[0]]))
             keys = [role_key(self.key, role) for role in (Role.JOINT, Role.NEGATIVES)]
             try:
                 for first in range(done, num_samples, size):
-                    lower, upper, drift = jax.device_get(
+                    lower, upper, drift, invalid = jax.device_get(
                         _block(self.functions, self.samples, rows, keys, first, size, self.method.num_particles)
                     )
+                    parameters.check([invalid], self.model.parents)
                     self._check_drift(drift)
                     terms.append(np.stack([spoil(lower, -1), spoil(upper, +1)])[:, : num_samples - first])
                     progress.stage("scoring")
@@ -137,15 +139,18 @@ class PosteriorGain:
             ),
         )
 
-    def _check_supports(self) -> None:
-        """Refuse samples that are no values of their sites: unconstrained ones, say."""
-        for name, inside in jax.device_get(_inside(self.functions.inside, self.samples)).items():
+    def _check_samples(self) -> None:
+        """Refuse samples that are no values of their sites, or at which the data have no distribution."""
+        pilot_key = role_key(self.key, Role.PILOT_JOINT)
+        insides, invalid = jax.device_get(_at_samples(self.functions, self.samples, pilot_key))
+        for name, inside in insides.items():
             if not inside.all():
                 raise ValueError(
                     f"posterior_samples[{name!r}] holds {int((~inside).sum())} of {len(inside)} draws outside the "
                     "support of the site in this model: pass draws on the site's own, constrained space, as "
                     "mcmc.get_samples() returns them."
                 )
+        parameters.check([invalid], self.model.parents)
 
     def _check_drift(self, drift: np.ndarray) -> None:
         largest = float(np.where(np.isfinite(drift), drift, 0.0).max())
@@ -209,8 +214,14 @@ def _orders(rng_key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.jit
-def _inside(inside, samples):
-    return jax.vmap(inside)(samples)
+def _at_samples(likelihood, samples, rng_key):
+    """Whether each sample is in its support, and what is to be said of the parameters of the data there."""
+
+    def one(latents, rng_key):
+        return likelihood.inside(latents), likelihood.simulate(latents, rng_key)[2]
+
+    count = len(next(iter(samples.values())))
+    return jax.vmap(one)(samples, jax.random.split(rng_key, count))
 
 
 @partial(jax.jit, static_argnames=("size", "num_particles"))
@@ -223,7 +234,7 @@ def _block(likelihood, samples, orders, rng_keys, start, size, num_particles):
         draw_key, pick_key = (jax.random.fold_in(key, index) for key in rng_keys)
         lower_key, upper_key = jax.random.split(pick_key)
         own = everything[index % count]  # the last block may run past the draws that are asked for
-        y, drift = likelihood.simulate(_row(samples, own), draw_key)
+        y, drift, invalid = likelihood.simulate(_row(samples, own), draw_key)
         own_log_prob = likelihood.log_prob(_row(samples, own), y)
 
         def log_weights(rows):
@@ -237,7 +248,7 @@ def _block(likelihood, samples, orders, rng_keys, start, size, num_particles):
         opposite = halves[jnp.where(own < half, 1, 0)][(step + jnp.arange(num_particles)) % half]
         weights = log_weights(jnp.concatenate([others, opposite]))
         mixed = jnp.concatenate([own_log_prob[None] - own_log_prob, weights[: num_particles - 1]])
-        return -log_mean_exp(mixed), -log_mean_exp(weights[num_particles - 1 :]), drift
+        return -log_mean_exp(mixed), -log_mean_exp(weights[num_particles - 1 :]), drift, invalid
 
     return jax.vmap(one)(start + jnp.arange(size))
 

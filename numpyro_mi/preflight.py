@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_mi.model import parameters
 from numpyro_mi.model.densities import Integrand, JointDraw, StagedIntegral, StagedModel, flatten
 from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.simulation import blocks
@@ -47,9 +48,11 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     misread: dict[str, float] = {}
     latents: dict[str, list[np.ndarray]] = {}
     differences: list[dict[tuple[int, str], np.ndarray]] = []
+    invalid = []
     first: JointDraw | None = None
     for start, draws in blocks(staged.draw, joint_key, _NUM_DRAWS, _BLOCK):
         first = draws if first is None else first
+        invalid.append(draws.invalid)
         for name, value in draws.log_probs.items():
             _count(counts, ("log-density", name), value)
             moved = np.asarray(draws.drift[name])
@@ -62,6 +65,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
             latents.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :_MOST_COLUMNS])
         differences.append(_posterior_differences(staged, draws, jax.random.fold_in(sampler_key, start)))
     assert first is not None
+    parameters.check(invalid, staged.parents)
     for name, largest in drift.items():
         if largest > LARGEST_DRIFT:
             refuse_drift(name, largest)
@@ -90,7 +94,9 @@ def preflight_samples(samples: StagedSamples, rng_key: jax.Array) -> None:
     """
     counts: dict[tuple[str, str], int] = {}
     latents: dict[str, list[np.ndarray]] = {"latent": []}
+    invalid = []
     for _, draws in blocks(samples.draw, rng_key, _NUM_DRAWS, _BLOCK):
+        invalid.append(draws.invalid)
         for name, value in (("latent", draws.u), ("data", draws.x)):
             _count(counts, ("value", name), value)
         if samples.log_prior is not None:
@@ -99,6 +105,7 @@ def preflight_samples(samples: StagedSamples, rng_key: jax.Array) -> None:
             if largest > LARGEST_DRIFT:
                 refuse_drift("latent", largest)
             latents["latent"].append(draws.u[:, :_MOST_COLUMNS])
+    parameters.check(invalid, samples.parents)
     _check_finite(counts, _NUM_DRAWS)
     if samples.log_prior is not None:
         _check_atoms(latents)
@@ -142,8 +149,8 @@ def _check_finite(counts: Mapping[tuple[str, str], int], num_draws: int) -> None
         if bad > num_draws / 1000:
             raise ValueError(
                 f"the {what} of site {name!r} is not finite at {bad} of {num_draws} of the model's own draws (above "
-                "1 in 1,000): a draw at the edge of the support, or parameters out of range. Use jax.enable_x64, a "
-                "support farther from its edge, or check the distribution's parameters."
+                "1 in 1,000), though its parameters are all in range: these draws are at the edge of the support in "
+                "this precision, or its log_prob fails. Use jax.enable_x64, or a support farther from its edge."
             )
 
 

@@ -21,6 +21,7 @@ from numpyro_mi.bounds.base import DirectMethod, Scorer, Supply
 from numpyro_mi.driver import block_size
 from numpyro_mi.estimation import spoil
 from numpyro_mi.keys import Role, role_key
+from numpyro_mi.model import parameters
 from numpyro_mi.model.samples import Sample, StagedSamples
 from numpyro_mi.preflight import preflight_samples
 from numpyro_mi.progress import Progress
@@ -226,9 +227,10 @@ class _ScoredTerms:
 def _terms(scorer, sample_prior, num_latents, rng_keys, start, draws: Sample):
     """Terms of a block of draws, keyed by the index of the draw, each with fresh latents to compare with."""
 
-    def one(index, u, x):
+    def one(index, u, x, invalid):
         negatives_key, own_key = (jax.random.fold_in(key, index) for key in rng_keys)
         others = jax.vmap(lambda k: sample_prior(jax.random.fold_in(negatives_key, k)))(jnp.arange(1, num_latents))
-        return scorer.terms(jnp.concatenate([u[None], others.reshape(-1, len(u))]), x[None], own_key)
+        terms = scorer.terms(jnp.concatenate([u[None], others.reshape(-1, len(u))]), x[None], own_key)
+        return {**terms, "lower": parameters.spoil(invalid, terms["lower"])}
 
-    return jax.vmap(one)(start + jnp.arange(len(draws.u)), draws.u, draws.x)
+    return jax.vmap(one)(start + jnp.arange(len(draws.u)), draws.u, draws.x, draws.invalid)

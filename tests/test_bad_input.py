@@ -367,6 +367,16 @@ def flawed(z):
     return Flawed(z, 1.0)
 
 
+def unsure(z):
+    """A density that is NaN at some of the model's own draws, whatever the parameters."""
+
+    class Unsure(dist.Normal):
+        def log_prob(self, value, *args):
+            return jnp.where(jnp.abs(value - self.loc) > 2, jnp.nan, super().log_prob(value))
+
+    return Unsure(z, 1.0)
+
+
 @pytest.mark.parametrize(
     "model, message",
     [
@@ -376,11 +386,12 @@ def flawed(z):
         ),
         (
             in_turn(("z", lambda _: Normal(0, 1)), ("x", lambda z: Normal(0, jnp.sqrt(z)))),
-            "of site 'x' is not finite at",
+            "parameter 'scale' of the Normal of site 'x' must be positive and finite, and is not at",
         ),
+        (in_turn(("z", lambda _: Normal(0, 1)), ("x", unsure)), "of site 'x' is not finite at .* though its param"),
         (in_turn(("z", lambda _: Normal(0, 1)), ("x", flawed)), "of site 'x' is NaN or .inf at .* prior draws"),
     ],
-    ids=["own_point", "own_density", "prior_draw"],
+    ids=["own_point", "own_parameter", "own_density", "prior_draw"],
 )
 def test_bad_draws(model, message):
     with pytest.raises(ValueError, match=message):

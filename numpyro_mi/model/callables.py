@@ -11,6 +11,7 @@ from jax import random
 from numpyro import handlers
 
 from numpyro_mi.model.densities import Coordinates, held_values
+from numpyro_mi.model.parameters import spoil, verdict, with_flaw
 from numpyro_mi.model.sites import Site, site
 from numpyro_mi.model.staging import Staged, depends_on, stage
 from numpyro_mi.model.support import site_log_probs
@@ -72,8 +73,10 @@ def stage_guide(
     def log_prob(u, x, params, rng_key=0):
         drawn, log_det = coordinates.constrain(u, held_values(x, coordinates.held))
         held = handlers.condition(run(x, params), data=drawn)
-        found = site_log_probs(handlers.trace(handlers.seed(held, rng_key)).get_trace(), names, names)
-        return sum((found[name] for name in names), log_det)
+        trace = handlers.trace(handlers.seed(held, rng_key)).get_trace()
+        found = site_log_probs(trace, names, names)
+        invalid = {name: verdict(trace[name]["fn"], found[name]) for name in names}
+        return spoil(invalid, sum((found[name] for name in names), log_det))
 
     with _guide_errors():
         _check_sites(_traced(run, x), coordinates)
@@ -111,7 +114,7 @@ def _traced(run: Callable, x: jax.Array) -> dict[str, Site]:
 
     def record(rng_key, x):
         trace = handlers.trace(handlers.seed(run(x), rng_key)).get_trace()
-        found.update({name: site(msg) for name, msg in trace.items()})
+        found.update({name: with_flaw(site(msg), msg) for name, msg in trace.items()})
 
     jax.eval_shape(record, random.key(0), x)
     return found

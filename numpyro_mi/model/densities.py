@@ -20,6 +20,7 @@ from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.coordinates import STANDARDISED, standardise
 from numpyro_mi.model.logits import drawn_point
+from numpyro_mi.model.parameters import Verdict, check_observed, spoil, verdict
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
@@ -47,6 +48,9 @@ class JointDraw(NamedTuple):
         the normalised integrand.
     sums
         For each sum over discrete sites alone, its log, in nats.
+    invalid
+        For each site whose parameters are computed, what is to be said of these. Where one is not allowed, all
+        log-densities are NaN.
     """
 
     values: Values
@@ -55,6 +59,7 @@ class JointDraw(NamedTuple):
     misread: Values
     points: tuple[Values, ...]
     sums: tuple[jax.Array, ...]
+    invalid: dict[str, Verdict]
 
 
 @jax.tree_util.register_dataclass
@@ -162,11 +167,15 @@ class Coordinates(NamedTuple):
 
 
 class StagedModel(NamedTuple):
-    """All that a run needs of a model: the simulation, its integrals, and the pieces behind the sums in each draw."""
+    """All that a run needs of a model: the simulation, its integrals, and the pieces behind the sums in each draw.
+
+    `parents` says which sites each site is computed from.
+    """
 
     draw: Staged
     integrals: tuple[StagedIntegral, ...]
     sums: tuple[PieceKey, ...]
+    parents: Mapping[str, frozenset[str]]
 
 
 def stage_model(
@@ -186,12 +195,15 @@ def stage_model(
         _stage_integral(own, example.values, point, gradients, posterior_sampler)
         for own, point in zip(pieces, example.points, strict=True)
     )
-    return StagedModel(stage(draw, random.key(0)), integrals, tuple(own.integral.key for own in sums))
+    keys = tuple(own.integral.key for own in sums)
+    return StagedModel(stage(draw, random.key(0)), integrals, keys, model.parents)
 
 
 def fixed_log_probs(model: JointModel, exact: Sequence[str], sums: Sequence[LogMarginal], values: Values) -> float:
     """Sum of exact conditionals and sums over discrete sites at values of the sites that they hold, nats."""
     trace = handlers.trace(model.held_at(values)).get_trace()
+    known = [name for name in model.sites if model.parents[name] <= set(values)]
+    check_observed({name: verdict(trace[name]["fn"], jnp.zeros(())) for name in known}, model.parents)
     total = sum(float(value) for name, value in site_log_probs(trace, exact).items() if name in exact)
     return total + sum(piece.sign * float(Piece(model, piece).log_total({}, values)) for piece in sums)
 
@@ -227,14 +239,16 @@ def _joint_draw(model: JointModel, integrals: Sequence[Piece], sums: Sequence[Pi
     values = {name: known_value(drawing[name]) for name in model.sites}
     trace = handlers.trace(model.held_at(values)).get_trace()
     held, drawn = site_log_probs(trace, model.sites), site_log_probs(drawing, model.sites)
-    log_probs = {name: held[name] for name in model.sites}
+    invalid = {name: verdict(drawing[name]["fn"], held[name] + drawn[name]) for name in model.sites}
+    log_probs = {name: spoil(invalid, held[name]) for name in model.sites}
     drift = {name: jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.sites}
     misread: Values = {}
     for own in (*integrals, *sums):
         for name, error in own.misread(values).items():
             misread[name] = jnp.maximum(misread.get(name, 0.0), error)
     points = tuple(_unconstrain(trace, values, own, drawing) for own in integrals)
-    return JointDraw(values, log_probs, drift, misread, points, tuple(own.log_total({}, values) for own in sums))
+    log_sums = tuple(own.log_total({}, values) for own in sums)
+    return JointDraw(values, log_probs, drift, misread, points, log_sums, invalid)
 
 
 def _unconstrain(

@@ -19,6 +19,7 @@ from numpyro.distributions.distribution import Distribution
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from numpyro_mi.model import checks
+from numpyro_mi.model.parameters import drawable
 from numpyro_mi.model.sites import Site
 from numpyro_mi.model.slices import Element, Others, WholeDraw
 
@@ -62,7 +63,7 @@ class SplitSites(Messenger):
     def _drawn(self, name: str, fn: Distribution, given: jax.Array | None) -> jax.Array:
         """The value that the parts of a site make up."""
         cells = {part: tuple(index) for part, index in self._cells[name].items()}
-        whole = WholeDraw(fn)
+        whole = WholeDraw(drawable(fn))
         if len(cells) == np.prod(fn.batch_shape):
             value = None
         else:

@@ -12,11 +12,14 @@ from numpyro import handlers
 
 from numpyro_mi.decomposition import ancestors
 from numpyro_mi.model.checks import close, listed
+from numpyro_mi.model.parameters import Verdict, verdict
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import known_value, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
 
 _FEWEST_SAMPLES = 200
+
+Invalid = dict[str, Verdict]
 
 
 class Likelihood(NamedTuple):
@@ -25,8 +28,8 @@ class Likelihood(NamedTuple):
     Attributes
     ----------
     simulate
-        `(latents, rng_key) -> (data, drift)`: one draw, and by how much its log-density differs where it is drawn and
-        where it is held.
+        `(latents, rng_key) -> (data, drift, invalid)`: one draw, by how much its log-density differs where it is drawn
+        and where it is held, and for each data site what is to be said of its parameters.
     log_prob
         `(latents, data) -> nats`.
     inside
@@ -49,12 +52,13 @@ def stage_likelihood(model: JointModel) -> Likelihood:
     )
 
 
-def _simulate(model: JointModel, latents: Values, rng_key: jax.Array) -> tuple[Values, jax.Array]:
+def _simulate(model: JointModel, latents: Values, rng_key: jax.Array) -> tuple[Values, jax.Array, Invalid]:
     run = handlers.seed(handlers.condition(model.joint(), data=latents), rng_key)
     drawing = handlers.trace(run).get_trace()
     data = {name: known_value(drawing[name]) for name in model.data}
     held, drawn = _log_prob(model, latents, data), _total(drawing, model.data)
-    return data, jnp.abs(held - drawn) / (1 + jnp.abs(held))
+    invalid = {name: verdict(drawing[name]["fn"], held) for name in model.data}
+    return data, jnp.abs(held - drawn) / (1 + jnp.abs(held)), invalid
 
 
 def _log_prob(model: JointModel, latents: Values, data: Values) -> jax.Array:

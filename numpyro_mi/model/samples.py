@@ -15,6 +15,7 @@ from numpyro.infer.util import _unconstrain_reparam
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.densities import features, flatten
 from numpyro_mi.model.logits import drawn_point
+from numpyro_mi.model.parameters import Verdict, verdict
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
@@ -32,11 +33,14 @@ class Sample(NamedTuple):
     drift
         By how much the prior density of the latents differs where they are drawn and where they are held; 0 where
         it is not asked for.
+    invalid
+        For each site whose parameters are computed, what is to be said of these.
     """
 
     u: jax.Array
     x: jax.Array
     drift: jax.Array
+    invalid: dict[str, Verdict]
 
 
 class StagedSamples(NamedTuple):
@@ -52,6 +56,8 @@ class StagedSamples(NamedTuple):
         `u -> log p(u)`, nats; None where it is not asked for.
     dimension, num_features
         Sizes of u and x.
+    parents
+        Which sites each site is computed from.
     """
 
     draw: Staged
@@ -59,6 +65,7 @@ class StagedSamples(NamedTuple):
     log_prior: Staged | None
     dimension: int
     num_features: int
+    parents: Mapping[str, frozenset[str]]
 
 
 def stage_samples(model: JointModel, prior: bool) -> StagedSamples:
@@ -83,7 +90,8 @@ def stage_samples(model: JointModel, prior: bool) -> StagedSamples:
         with integral_checks.differentiable(model.latent):
             log_prior = stage(_log_prior(model), jnp.zeros(shape.u.shape, shape.u.dtype), differentiable=True)
     sample_prior = stage(lambda rng_key: draw(rng_key).u, random.key(0))
-    return StagedSamples(stage(draw, random.key(0)), sample_prior, log_prior, shape.u.size, shape.x.size)
+    sizes = shape.u.size, shape.x.size
+    return StagedSamples(stage(draw, random.key(0)), sample_prior, log_prior, *sizes, model.parents)
 
 
 def _sample(model: JointModel, prior: bool, rng_key: jax.Array) -> Sample:
@@ -98,7 +106,12 @@ def _sample(model: JointModel, prior: bool, rng_key: jax.Array) -> Sample:
         ).max()
     u = {name: _unconstrained(trace[name]["fn"], drawing[name]) for name in model.latent}
     x = features({name: known_value(drawing[name]) for name in model.data})
-    return Sample(flatten(u), x, drift)
+    return Sample(flatten(u), x, drift, _verdicts(model, drawing))
+
+
+def _verdicts(model: JointModel, drawing: Mapping[str, Any]) -> dict[str, Verdict]:
+    """By the draws, since sites without a density are among them."""
+    return {name: verdict(drawing[name]["fn"], drawing[name]["value"]) for name in model.sites}
 
 
 def _unconstrained(fn, drawn: Mapping[str, Any]) -> jax.Array:

@@ -11,7 +11,7 @@ import numpyro
 from jax import random
 from numpyro import handlers
 
-from numpyro_mi.model import call_checks, checks, elements, integral_checks, leaks
+from numpyro_mi.model import call_checks, checks, elements, integral_checks, leaks, parameters
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
 from numpyro_mi.model.support import outside, site_log_probs
@@ -109,7 +109,8 @@ def joint_model(
     args, kwargs, params = call_checks.arguments(model, model_args, model_kwargs, params)
 
     def bound(model: Callable) -> Callable[[], Any]:
-        run = partial(handlers.substitute(model, data=params), *args, **kwargs)
+        ending = handlers.condition(model, condition_fn=_with_draws_that_end)
+        run = partial(handlers.substitute(ending, data=params), *args, **kwargs)
         return handlers.condition(run, data=fixed) if fixed else run
 
     run = bound(model)
@@ -189,6 +190,11 @@ def traced_sites(
     return _abstract_trace(partial(handlers.substitute(model, data=params), *args, **kwargs))
 
 
+def _with_draws_that_end(msg: dict) -> None:
+    """Let the draws of a site return whatever its parameters are; what is drawn of wrong ones is refused."""
+    msg["fn"] = parameters.drawable(msg["fn"])
+
+
 def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
     checks.proper(msg["name"], msg["fn"])
     if msg["name"] in simulated:
@@ -207,7 +213,8 @@ def _abstract_trace(run: Callable) -> dict[str, Site]:
     found: dict[str, Site] = {}
 
     def record(rng_key):
-        found.update({name: site(msg) for name, msg in _trace(run, frozenset(), rng_key).items()})
+        trace = _trace(run, frozenset(), rng_key)
+        found.update({name: parameters.with_flaw(site(msg), msg) for name, msg in trace.items()})
 
     with checks.model_errors():
         jax.eval_shape(record, random.key(0))
