@@ -189,6 +189,10 @@ class MIBounds(Bounds):
         a conditional; "sum": over discrete sites, exact; "integral": annealed; "cancelled": with sign 0),
         its sign, the sites integrated out, and its factors with their parents. Nothing left but what
         cancels: the groups are independent.
+    num_configurations
+        Where the terms depend on a few discrete sites alone, the number of joint values of these that they were
+        summed over: every term is then the mutual information itself, up to rounding, and the standard errors are
+        zero. 0 where joint draws were scored.
     """
 
     latent: tuple[str, ...]
@@ -208,6 +212,7 @@ class MIBounds(Bounds):
     given: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     decomposition: tuple[dict[str, Any], ...] = ()
+    num_configurations: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,7 +294,9 @@ class MIBounds(Bounds):
             )
         lower_i = None if self.lower_i is None or other.upper_i is None else self.lower_i - other.upper_i
         upper_i = None if self.upper_i is None or other.lower_i is None else self.upper_i - other.lower_i
-        return MIDifference(lower_i, upper_i)
+        from numpyro_mi.decomposition_report import is_exact
+
+        return MIDifference(lower_i, upper_i, is_exact(self) and is_exact(other))
 
     def __repr__(self) -> str:
         from numpyro_mi.report import report
@@ -308,7 +315,11 @@ class MIDifference(Bounds):
     ----------
     lower_i, upper_i
         `lower_a - upper_b` and `upper_a - lower_b`, one a draw; None where a side is missing.
+    exact
+        Whether neither of the two has a sampling error.
     """
+
+    exact: bool = False
 
     def __repr__(self) -> str:
         from numpyro_mi.report import report_difference

@@ -47,6 +47,7 @@ _ATTRIBUTES = (
     "notes",
     "given",
     "fixed",
+    "num_configurations",
 )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from numpyro_mi.diagnostics import rare_events_of
 from numpyro_mi.report import number
 from numpyro_mi.results import MIBounds
 
@@ -106,10 +107,12 @@ class InformationTable:
     def _lines(self) -> Iterator[str]:
         results, level = self.results, self.level(0.95)
         width = max(map(len, results))
+        exact = [name for name, result in results.items() if result.num_configurations]
         draws = f"{self.joint.num_samples:,}"
         if self.joint.partial:
             draws += f" of {self.joint.num_requested:,} (interrupted)"
-        yield f"Information about each latent in {', '.join(self.joint.data)}: {draws} joint draws, nats"
+        how = "exact sums" if len(exact) == len(results) else f"{draws} joint draws"
+        yield f"Information about each latent in {', '.join(self.joint.data)}: {how}, nats"
         together = f"{100 * level:.4g}% interval"
         yield f"  {'':{width}}  {'lower':>9} {'upper':>9}   {together:<22} share of the joint"
         for name, result in results.items():
@@ -121,10 +124,13 @@ class InformationTable:
         yield f"  Intervals hold for all {count} rows together with probability 95%, each at {100 * level:.4g}%."
         if self.interrupted:
             yield f"  interrupted  no result for {', '.join(self.interrupted)}"
+        if 0 < len(exact) < len(results):
+            yield f"  exact  {', '.join(exact)}: summed over all values, without sampling error."
         yield "  Shares do not add to one: latents may say the same thing, or say it only together."
         hard = [name for name, result in results.items() if any(result.num_non_finite.values())]
         if hard:
             yield f"  warning  not all terms of {', '.join(hard)} are finite, so that a bound is; none was dropped."
+        yield from (f"  warning  {text}" for text in rare_events_of(results, "the rows"))
 
     def share_text(self, name: str) -> str:
         """The share of a row in words; nothing for the joint row."""
