@@ -91,13 +91,11 @@ def rare_events(bounds: Bounds, num_draws: int) -> list[str]:
     few = {side: count for side, count in found.items() if count < _few(bounds.num_samples)}
     if not few:
         return []
-    count, names = min(few.values()), " and the ".join(few)
-    ends = "bounds" if len(few) > 1 else "bound"
+    count, name = min(few.values()), "both bounds" if len(few) > 1 else f"the {next(iter(few))} bound"
+    start = f"the terms of {name} are all alike"
     if count:
-        what = f"{count} of {bounds.num_samples:,} terms of the {names} {ends} {'carry' if count > 1 else 'carries'}"
-        start = f"{what} 90% of their spread"
-    else:
-        start = f"the terms of the {names} {ends} are all alike"
+        verb = "carry" if count > 1 else "carries"
+        start = f"{count} of {bounds.num_samples:,} terms of {name} {verb} 90% of the spread"
     return [
         f"{start}: an event of probability below 3/N = {3 / num_draws:.2g} would not show in N = {num_draws:,} draws, "
         "and the interval knows only of what they show. To measure an event of probability p takes about 30/p draws."

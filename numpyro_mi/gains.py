@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 DROPPING_PROB = 0.95
 """At which a design is dropped at a look."""
-_ROUNDING = 1e-5  # nats, of gains that are sums
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,7 +132,7 @@ class InformationGain:
         title = f"Expected information gain {quantity(self.results[0])} of {self.num_designs} designs"
         how = f"{most:,} joint draws {'at most' if self.looks else 'each'}, common random numbers"
         if all(map(is_exact, self.results)):
-            how = "exact sums"
+            how = "exact"
         lines = [
             f"{title}: {how}",
             f"  design  {'lower':>9} {'upper':>9}   95% interval, all designs{looks} together",
@@ -189,7 +188,7 @@ def _lies_above(first: MIBounds, second: MIBounds, level: float) -> bool:
     """Whether the gain of the first design is the larger one, at a one-sided level, and by more than rounding."""
     difference = _paired(first, second)
     assert difference.lower_i is not None  # a method without both sides is refused
-    return confidence_limit(difference.lower_i, -1, level) > (_ROUNDING if difference.exact else 0.0)
+    return confidence_limit(difference.lower_i, -1, level) > difference.rounding
 
 
 def _paired(first: MIBounds, second: MIBounds) -> MIDifference:

@@ -193,6 +193,8 @@ class MIBounds(Bounds):
         Where the terms depend on a few discrete sites alone, the number of joint values of these that they were
         summed over: every term is then the mutual information itself, up to rounding, and the standard errors are
         zero. 0 where joint draws were scored.
+    rounding
+        Of such a sum, the most that it may be off by, nats; the interval includes it.
     """
 
     latent: tuple[str, ...]
@@ -213,6 +215,7 @@ class MIBounds(Bounds):
     fixed: tuple[str, ...] = ()
     decomposition: tuple[dict[str, Any], ...] = ()
     num_configurations: int = 0
+    rounding: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -228,6 +231,10 @@ class MIBounds(Bounds):
     def num_samples(self) -> int:
         """Terms scored: one a joint draw, or one a block of them."""
         return len(self.parts["estimate"]) if "estimate" in self.parts else super().num_samples
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:  # noqa: D102 - as above
+        low, high = super().interval(prob)
+        return low - self.rounding, high + self.rounding
 
     @property
     def partial(self) -> bool:
@@ -296,7 +303,7 @@ class MIBounds(Bounds):
         upper_i = None if self.upper_i is None or other.lower_i is None else self.upper_i - other.lower_i
         from numpyro_mi.decomposition_report import is_exact
 
-        return MIDifference(lower_i, upper_i, is_exact(self) and is_exact(other))
+        return MIDifference(lower_i, upper_i, is_exact(self) and is_exact(other), self.rounding + other.rounding)
 
     def __repr__(self) -> str:
         from numpyro_mi.report import report
@@ -317,9 +324,16 @@ class MIDifference(Bounds):
         `lower_a - upper_b` and `upper_a - lower_b`, one a draw; None where a side is missing.
     exact
         Whether neither of the two has a sampling error.
+    rounding
+        As in `MIBounds`, of both.
     """
 
     exact: bool = False
+    rounding: float = 0.0
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:  # noqa: D102 - as above
+        low, high = super().interval(prob)
+        return low - self.rounding, high + self.rounding
 
     def __repr__(self) -> str:
         from numpyro_mi.report import report_difference

@@ -147,9 +147,10 @@ class Rows:
             "environment": environment(),
             "num_requested": raw.num_requested,
             "decomposition": described(decomposition, self.model.parents),
-            "num_configurations": 0 if exact is None else exact.num_configurations,
-            "notes": () if exact is None else (_note(exact),),
         }
+        if exact is not None:
+            fields["num_configurations"], fields["rounding"] = exact.num_configurations, exact.rounding
+            fields["notes"] = (_note(exact),)
         return MIBounds(lower_i, upper_i, **(fields | changes))
 
 
@@ -160,9 +161,10 @@ def _constant(value: float, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _note(exact: ExactTerms) -> str:
     """How the value of a row was found, and to what accuracy."""
+    rounding = 10.0 ** np.ceil(np.log10(exact.rounding))
     return (
-        f"summed over all {exact.num_configurations:,} joint values of {', '.join(exact.sites)}, whose probabilities "
-        f"sum to 1 within {max(exact.error, 1e-15):.0e}: there is no sampling error, and nothing but rounding."
+        f"summed over all {exact.num_configurations:,} joint values of {', '.join(exact.sites)}: no sampling error, and "
+        f"a rounding error below {rounding:.0e}, which the interval includes."
     )
 
 

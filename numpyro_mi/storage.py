@@ -48,6 +48,7 @@ _ATTRIBUTES = (
     "given",
     "fixed",
     "num_configurations",
+    "rounding",
 )
 
 

@@ -4,6 +4,7 @@ Sampling shows an event of probability p about N p times in N draws, and one bel
 values of the sites leaves nothing out, and has no sampling error.
 """
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,9 +24,12 @@ from numpyro_mi.model.trace import JointModel, Values
 
 MOST_CONFIGURATIONS = 16_384
 """The largest table."""
+_UNITS = 4  # in the last place that a log-density may be off by
 _BLOCK = 256  # configurations at a time
 _LARGEST_LOG = 700.0  # that does not overflow
-_LARGEST_ERROR = {"float64": 1e-4, "float32": 1e-3}
+_ROUNDING = 1e-5  # of that sum; beyond, in single precision, double precision is tried
+_SINGLE = 32  # bits
+_LARGEST_ERROR = {64: 1e-4, _SINGLE: 1e-3}
 """Of the sum of all probabilities. In single precision those of a binomial with a total of 1,000 err by 4e-4."""
 
 
@@ -40,14 +44,14 @@ class ExactTerms(NamedTuple):
         The sites whose values were gone through.
     num_configurations
         How many joint values these have.
-    error
-        By how much their probabilities do not sum to one, which is rounding.
+    rounding
+        What the value may be off by, nats.
     """
 
     value: float
     sites: tuple[str, ...]
     num_configurations: int
-    error: float
+    rounding: float
 
 
 class _Values(NamedTuple):
@@ -133,13 +137,38 @@ class ExactTable:
         )
 
     def exact(self) -> dict[int, ExactTerms]:
-        """The mean of each row's terms.
+        """The mean of each row's terms; in double precision where single precision does not do.
 
         Raises
         ------
         ValueError
             If the probabilities of all configurations do not sum to one, or a term is not finite.
         """
+        precision = jnp.finfo(jnp.result_type(float))
+        largest = _LARGEST_ERROR[precision.bits]
+        probs, total, found = self._law()
+        if _ROUNDING < abs(total - 1) <= largest and precision.bits == _SINGLE:
+            # A model may insist on single precision.
+            with contextlib.suppress(Exception), jax.enable_x64(True):
+                probs, total, found = self._law()
+        if not abs(total - 1) <= largest:
+            _refuse_sum(self.sites, total, len(probs))
+        possible = probs > 0
+        result = {}
+        for place, row in self.rows.items():
+            parts = [values[possible] for values in _signed(row, found)]
+            terms = sum(parts)
+            wrong = ~np.isfinite(terms)
+            if wrong.any():
+                _refuse_not_finite(self.sites, int(wrong.sum()), len(probs))
+            value = float(probs[possible] @ terms / total)
+            size = float(sum(probs[possible] @ np.abs(values) for values in parts))
+            rounding = abs(total - 1) + _UNITS * float(precision.eps) * (1 + size)
+            result[place] = ExactTerms(value, self.sites, len(probs), rounding)
+        return result
+
+    def _law(self) -> tuple[np.ndarray, float, _Values]:
+        """The probability of each configuration, their sum, and what the terms are made of."""
         found = self.evaluated()
         factors = _signed(self.law, found)
         impossible = np.any([np.isneginf(values) for values in factors], axis=0)
@@ -149,19 +178,7 @@ class ExactTable:
         if bad.any():
             _refuse_not_finite(self.sites, int(bad.sum()), len(bad))
         probs = np.exp(log_probs)
-        total = float(probs.sum())
-        if not abs(total - 1) <= _LARGEST_ERROR[jnp.dtype(jnp.result_type(float)).name]:
-            _refuse_sum(self.sites, total, len(probs))
-        possible = probs > 0
-        result = {}
-        for place, row in self.rows.items():
-            terms = sum(values[possible] for values in _signed(row, found))
-            wrong = ~np.isfinite(terms)
-            if wrong.any():
-                _refuse_not_finite(self.sites, int(wrong.sum()), len(probs))
-            value = float(probs[possible] @ terms / total)
-            result[place] = ExactTerms(value, self.sites, len(probs), abs(total - 1))
-        return result
+        return probs, float(probs.sum()), found
 
 
 def exact_tables(model: JointModel, rows: Sequence[Decomposition]) -> list[ExactTable]:
@@ -186,7 +203,12 @@ def exact_tables(model: JointModel, rows: Sequence[Decomposition]) -> list[Exact
         if own.count() > MOST_CONFIGURATIONS:
             continue
         merged = [table(sites.union(other.sites), {**other.rows, i: rows[i]}) for other in tables]
-        place = next((j for j, both in enumerate(merged) if both.count() <= MOST_CONFIGURATIONS), None)
+        # Only sums of rows are checked against the model's own draws.
+        fits = [
+            both.count() <= MOST_CONFIGURATIONS and all(piece.key in summed for piece in both.law.sums)
+            for both in merged
+        ]
+        place = fits.index(True) if any(fits) else None
         if place is None:
             tables.append(own)
         else:
