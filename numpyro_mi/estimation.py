@@ -38,7 +38,7 @@ def spoil(terms: np.ndarray, side: int) -> np.ndarray:
 def carriers(terms: np.ndarray) -> int:
     """The fewest terms that make up nine tenths of the spread of all, which are finite; 0 if all are alike.
 
-    The spread is the sum of squared deviations from the mean. Of the terms of smooth models a third or more carry it;
+    The spread is the sum of squared deviations from the mean. Of the terms of smooth models a quarter or more carry it;
     where it comes from rare events, as many as there are among the draws.
     """
     terms = np.asarray(terms, np.float64)

@@ -70,7 +70,10 @@ def verdict(result: MIBounds) -> str:
     # Of the lower bound: the gap's own heavy tail is in the error of the upper bound, and would hide the gap.
     error = mean(result.lower_i).se
     if gap == 0 and gap_se == 0:
-        return "exact." if is_exact(result) else "every term is exact, and the width is sampling error alone."
+        if is_exact(result):
+            return "exact."
+        rest = "the width is sampling error alone" if error else "all that were drawn are alike"
+        return f"every term is exact, and {rest}."
     if _cross(result):
         return "none: the bounds cross."
     if error and gap < 2 * error:

@@ -160,12 +160,9 @@ def _constant(value: float, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _note(exact: ExactTerms) -> str:
-    """How the value of a row was found, and to what accuracy."""
-    rounding = 10.0 ** np.ceil(np.log10(exact.rounding))
-    return (
-        f"summed over all {exact.num_configurations:,} joint values of {', '.join(exact.sites)}: no sampling error, and "
-        f"a rounding error below {rounding:.0e}, which the interval includes."
-    )
+    """How the value of a row was found."""
+    values = f"{exact.num_configurations:,} joint values of {', '.join(exact.sites)}"
+    return f"summed over all {values}: no sampling error; the interval is as wide as rounding may be."
 
 
 def _importance_parts(
