@@ -1,4 +1,4 @@
-"""What the numbers of a result say about the method that made them: limits reached, tails too light."""
+"""What the numbers of a result say about how it was made: limits reached, tails too light, events too rare."""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ def confidence_limit(terms: np.ndarray, side: int, level: float) -> float:
     """One-sided confidence limit of the mean of independent terms.
 
     The limit of Student's t, or that of Hall's skewness-corrected t where it lies further out:
-    terms of an upper bound have a heavy right tail, which makes the plain limit too short.
+    terms of an upper bound have a heavy right tail, which makes the plain limit too short. Neither knows of
+    events that the terms do not show; see `carriers`.
 
     Parameters
     ----------

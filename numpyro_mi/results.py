@@ -108,7 +108,8 @@ class Bounds:
 
         From the limit below the lower bound to the limit above the upper bound, each at level
         `(1 + prob) / 2`, so that it covers the truth with probability at least `prob` for many draws,
-        however wide the gap. A side that does not exist is infinite.
+        however wide the gap. Many are more than 30 / p for each event of probability p that matters: what the draws do
+        not show, the interval does not know of. A side that does not exist is infinite.
 
         Parameters
         ----------

@@ -26,7 +26,7 @@ MOST_CONFIGURATIONS = 16_384
 """The largest table."""
 _UNITS = 4  # in the last place that a log-density may be off by
 _BLOCK = 256  # configurations at a time
-_LARGEST_LOG = 700.0  # that does not overflow
+_MANY_ELEMENTS = 100  # of two values or more, whose joint values are far too many
 _ROUNDING = 1e-5  # of that sum; beyond, in single precision, double precision is tried
 _SINGLE = 32  # bits
 _LARGEST_ERROR = {64: 1e-4, _SINGLE: 1e-3}
@@ -87,11 +87,12 @@ class ExactTable:
         """The sites."""
         return tuple(self.shapes)
 
-    def count(self) -> float:
-        """How many configurations there are."""
-        choices = self.model.traced
-        logs = [shape.size * np.log(len(choices[name].choices or ())) for name, shape in self.shapes.items()]
-        return float(np.exp(min(sum(logs), _LARGEST_LOG)))
+    def count(self) -> int:
+        """How many configurations there are; of very many, fewer."""
+        total = 1
+        for name, shape in self.shapes.items():
+            total *= len(self.model.traced[name].choices or ()) ** min(shape.size, _MANY_ELEMENTS)
+        return total
 
     def configurations(self) -> Values:
         """Every joint value of the sites, with a leading axis."""
