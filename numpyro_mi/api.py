@@ -56,7 +56,8 @@ def mi_bounds(
     both sides of `log p(data)` accessible: from below by chains annealed from the prior, from above
     by chains annealed backwards from the simulated latent. Sites in none of the groups are integrated
     out, on both sides of both bounds: discrete ones are summed, and terms that are exact or cancel are
-    not annealed.
+    not annealed. Where the terms depend on nothing but discrete sites of few values, they are summed over all
+    of these instead of averaged over draws, and the result has no sampling error.
 
     Parameters
     ----------
@@ -75,7 +76,8 @@ def mi_bounds(
         `InfoNCE(...)`, `MINE(...)` or `NWJ(...)`. None means `AIS()`, or `MINEAIS()` if the data can be
         simulated and have no density, as in `numpyro.deterministic("x", simulate(numpyro.prng_key(), z))`.
     num_samples
-        Joint draws to score, fixed beforehand; the standard errors fall as its root.
+        Joint draws to score, fixed beforehand; the standard errors fall as its root. An event of probability p that
+        matters takes more than 30 / p of them.
     rng_key
         A JAX key of either style, or an integer; None means key 0, so that a run is reproducible.
     params

@@ -102,6 +102,14 @@ def evidence(model: JointModel) -> Decomposition:
     return found
 
 
+def joint_law(model: JointModel, names: Iterable[str]) -> Decomposition:
+    """Split the log-density of some sites, given those held at values, into conditionals, sums and integrals."""
+    fixed = set(model.fixed)
+    parents = {name: frozenset() if name in fixed else model.parents[name] for name in model.sites}
+    found = _collected(model.sites, parents, [(1, {*names, *fixed})], partial(_is_summed, model))
+    return found._replace(exact=tuple((sign, name) for sign, name in found.exact if name not in fixed))
+
+
 def _is_summed(model: JointModel, name: str) -> bool:
     return model.traced[name].choices is not None
 

@@ -62,6 +62,11 @@ def independent(result: MIBounds) -> bool:
     return not left and all(term is not None and not term.any() for term in terms)
 
 
+def is_exact(result: MIBounds) -> bool:
+    """Whether the result has no sampling error: every value was summed over, or nothing is left to estimate."""
+    return result.num_configurations > 0 or independent(result)
+
+
 def _gap_shares(result: MIBounds) -> list[float]:
     """Of each integral, its share of the gap between the bounds."""
     signs = [part["sign"] for part in result.decomposition if part["kind"] == "integral"]

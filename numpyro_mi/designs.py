@@ -68,8 +68,9 @@ def expected_information_gain(
     looks
         Numbers of joint draws, at least 100 and fixed beforehand, at which designs that are separated below
         the best one so far are dropped: they get no further draws, and keep those that they have. The true
-        best is dropped with probability at most 5 %. Every level that the result states is one for all looks
-        together, so that intervals widen a little with the number of looks.
+        best is dropped with probability at most 5 %, unless an event decides that is so rare that the draws up to
+        the look do not show it. Every level that the result states is one for all looks together, so that intervals
+        widen a little with the number of looks.
     posterior_samples
         For the next observation after a real history: draws of p(latent | history), such as those of the latents in
         `mcmc.get_samples()`, arrays of shape `(M, ...)` by name, in the order in which they were drawn. The model is

@@ -1,19 +1,22 @@
-"""What the numbers of a result say about the method that made them: limits reached, tails too light."""
+"""What the numbers of a result say about how it was made: limits reached, tails too light, events too rare."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logsumexp
 
-from numpyro_mi.estimation import mean
+from numpyro_mi.decomposition_report import is_exact
+from numpyro_mi.estimation import carriers, mean
 
 if TYPE_CHECKING:
-    from numpyro_mi.results import MIBounds
+    from numpyro_mi.results import Bounds, MIBounds
 
 _NEAR = 1.0  # nats to a cap
 _CAP_SHARE = 0.1
+_CONTRASTIVE_ROUNDING = 1e-3
 _FEW_ESS, _FEW_SHARE = 5.0, 0.05
 _LARGE_K, _WIDE_GAP = 0.7, 0.1
 _FEWEST_WEIGHTS = 100  # for a Pareto fit, and for a log-mean that estimates the evidence
@@ -22,6 +25,7 @@ _CONSTANT = 1e-6  # nats
 _LONG_TAIL = 300.0  # nats that a Pareto fit in double precision bears
 _WIDE_EXCESS = 1.0  # nats; a tail that reaches less far in all the draws carries nothing
 _INFINITE_K, _UNRELIABLE_K = 1.0, 0.5
+_FEW_CARRIERS, _CARRIER_SHARE = 10, 0.2
 
 
 def method_warnings(result: MIBounds) -> list[str]:
@@ -29,10 +33,10 @@ def method_warnings(result: MIBounds) -> list[str]:
     name = result.method.get("class")
     if result.lower is None or not np.isfinite(result.lower):
         return []
-    if name in ("InfoNCE", "StructuredInfoNCE"):
-        if len(result.stats) > 1:  # each integral has a cap of its own
-            return []
+    if name == "InfoNCE":
         return _cap("the lower bound", result.lower, result.method["num_particles"])
+    if name == "StructuredInfoNCE":
+        return _structured_cap(result)
     if name == "GIWAE":
         return _cap("the contrastive term", mean(result.parts["contrastive"]).value, result.method["num_particles"])
     if name in ("MINE", "NWJ"):
@@ -52,6 +56,71 @@ def _cap(what: str, value: float, num_particles: int) -> list[str]:
         "the mutual information: more num_particles, or a method without such a limit (AIS, or MINEAIS if there is no "
         "likelihood)."
     ]
+
+
+def _structured_cap(result: MIBounds) -> list[str]:
+    """The cap on the mean of the own weight over the mean of all, which is all of the lower bound only without sums."""
+    signs = [part["sign"] for part in result.decomposition if part["kind"] == "integral"]
+    if len(result.stats) != 1 or signs != [-1]:  # nothing is sampled, or each integral has a cap of its own
+        return []
+    stats = result.stats[0]
+    contrastive = stats["reverse_log_weight"][:, 0].astype(np.float64) - stats["reverse_log_evidence"]
+    value = mean(contrastive).value
+    lower = result.lower or 0.0
+    all_of_it = abs(value - lower) <= _CONTRASTIVE_ROUNDING * max(1.0, abs(lower))
+    what = "the lower bound" if all_of_it else "the contrastive term"
+    return _cap(what, value, result.method["num_particles"])
+
+
+def rare_events(bounds: Bounds, num_draws: int) -> list[str]:
+    """Whether the terms say of themselves that rare events decide: few or none of them carry the spread.
+
+    Parameters
+    ----------
+    bounds
+        With terms that are sampled.
+    num_draws
+        Joint draws that the terms are made of.
+    """
+    sides = {"lower": bounds.lower_i, "upper": bounds.upper_i}
+    found = {
+        side: carriers(terms)
+        for side, terms in sides.items()
+        if terms is not None and len(terms) > 1 and np.isfinite(terms).all()
+    }
+    few = {side: count for side, count in found.items() if count < _few(bounds.num_samples)}
+    if not few:
+        return []
+    count, name = min(few.values()), "both bounds" if len(few) > 1 else f"the {next(iter(few))} bound"
+    start = f"the terms of {name} are all alike"
+    if count:
+        verb = "carry" if count > 1 else "carries"
+        start = f"{count} of {bounds.num_samples:,} terms of {name} {verb} 90% of the spread"
+    return [
+        f"{start}: an event of probability below 3/N = {3 / num_draws:.2g} would not show in N = {num_draws:,} draws, "
+        "and the interval knows only of what they show. To measure an event of probability p takes about 30/p draws."
+    ]
+
+
+def rare_events_of(results: Mapping[Any, MIBounds], noun: str) -> list[str]:
+    """The same for several results by name, in one sentence."""
+    names = [
+        name
+        for name, result in results.items()
+        if not is_exact(result) and result.num_samples and rare_events(result, result.num_samples)
+    ]
+    if not names:
+        return []
+    least = min(results[name].num_samples for name in names)
+    return [
+        f"few terms, or none, carry the spread of {noun} {', '.join(map(str, names))}: an event of probability below "
+        f"3/N = {3 / least:.2g} would not show in N = {least:,} draws, and the interval knows only of what they show."
+    ]
+
+
+def _few(num_samples: int) -> float:
+    """Terms that are few among so many."""
+    return min(_FEW_CARRIERS, _CARRIER_SHARE * num_samples)
 
 
 def _variational(result: MIBounds) -> list[str]:

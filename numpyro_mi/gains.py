@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numpyro_mi.decomposition_report import is_exact
+from numpyro_mi.diagnostics import rare_events_of
 from numpyro_mi.estimation import confidence_limit
 from numpyro_mi.report import number, quantity
 from numpyro_mi.results import MIBounds, MIDifference
@@ -128,14 +130,19 @@ class InformationGain:
         looks = " and looks" if self.looks else ""
         most = max(result.num_samples for result in self.results)
         title = f"Expected information gain {quantity(self.results[0])} of {self.num_designs} designs"
+        how = f"{most:,} joint draws {'at most' if self.looks else 'each'}, common random numbers"
+        if all(map(is_exact, self.results)):
+            how = "exact"
         lines = [
-            f"{title}: {most:,} joint draws {'at most' if self.looks else 'each'}, common random numbers",
+            f"{title}: {how}",
             f"  design  {'lower':>9} {'upper':>9}   95% interval, all designs{looks} together",
         ]
         for i, row in self.to_frame(0.95).iterrows():
             interval = f"[{number(row['low'])}, {number(row['high'])}]"
             mark = "  best" if i == best else ""
-            if i in self.dropped:
+            if i in self.dropped and is_exact(self.results[i]):
+                mark = "  dropped at a look"
+            elif i in self.dropped:
                 mark = f"  dropped after {self.results[i].num_samples:,} draws"
             lines.append(f"  {i:>6}  {number(row['lower']):>9} {number(row['upper']):>9}   {interval}{mark}")
         lines += self._remarks()
@@ -161,6 +168,7 @@ class InformationGain:
         elif unfinished:
             few = min(self.results[i].num_samples for i in unfinished)
             lines.append(f"  interrupted  {len(unfinished)} designs have {few:,} draws or more")
+        lines += [f"  warning  {text}" for text in rare_events_of(dict(enumerate(self.results)), "designs")]
         return lines
 
 
@@ -177,10 +185,10 @@ def _one_sided(prob: float, num_designs: int, num_looks: int) -> float:
 
 
 def _lies_above(first: MIBounds, second: MIBounds, level: float) -> bool:
-    """Whether the gain of the first design is the larger one, at a one-sided level."""
-    terms = _paired(first, second).lower_i
-    assert terms is not None  # a method without both sides is refused
-    return confidence_limit(terms, -1, level) > 0
+    """Whether the gain of the first design is the larger one, at a one-sided level, and by more than rounding."""
+    difference = _paired(first, second)
+    assert difference.lower_i is not None  # a method without both sides is refused
+    return confidence_limit(difference.lower_i, -1, level) > difference.rounding
 
 
 def _paired(first: MIBounds, second: MIBounds) -> MIDifference:

@@ -212,7 +212,9 @@ def _element_part(
     whole = decompose(joint)
     lent = _lent(whole, base, joint)
     left = whole._replace(integrals=tuple(piece for i, piece in enumerate(whole.integrals) if i not in lent))
-    return _Part(name, group, Rows(joint, (left,), base.method, base.key), whole, lent, called)
+    # With terms that are lent, which are of single draws, its own must be of the same draws.
+    rows = Rows(joint, (left,), base.method, base.key, may_sum=not lent)
+    return _Part(name, group, rows, whole, lent, called)
 
 
 def _lent(whole: Decomposition, base: Rows, joint: JointModel) -> dict[int, int]:

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, check_run, integer
 from numpyro_mi.config import describe
 from numpyro_mi.decomposition import Decomposition, evidence
+from numpyro_mi.diagnostics import rare_events
 from numpyro_mi.driver import RawRun, replicates
 from numpyro_mi.estimation import mean, spoil
 from numpyro_mi.evidence.ais import AIS
@@ -91,6 +92,7 @@ class EvidenceBounds(Bounds):
         lines = [f"Log evidence log p({data}): mean over {self.num_samples:,} simulated data sets", *number_lines(self)]
         gaps = ", ".join(f"{number(gap)} ({level:.0%})" for level, gap in self.reliability().items())
         lines.append(f"  gaps          {gaps} of the data sets have no larger one")
+        lines += [f"  warning       {text}" for text in rare_events(self, self.num_samples)]
         if self.observed_i is not None:
             lines += [
                 f"  observed data {number(self.observed or 0.0)} ± {number(self.observed_se or 0.0)} nats, the mean of "
@@ -165,7 +167,7 @@ def evidence_bounds(
         integral_checks.refuse_sampler_on_observed()
     require_likelihood(joint, method)
     row = evidence(joint)
-    rows = Rows(joint, (row,), method, as_key(rng_key))
+    rows = Rows(joint, (row,), method, as_key(rng_key), may_sum=False)
     raw = rows.run(num_samples, batch_size, progress_bar)
     ((lower_i, upper_i),) = raw.terms
     observed_i = None if values is None else _replicated(rows, row, raw, values, num_replicates)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import logsumexp
 
-from numpyro_mi.decomposition_report import SAMPLERS, decomposition_lines, independent, settings_lines
-from numpyro_mi.diagnostics import method_warnings
+from numpyro_mi.decomposition_report import SAMPLERS, decomposition_lines, is_exact, settings_lines
+from numpyro_mi.diagnostics import method_warnings, rare_events
 from numpyro_mi.estimation import mean
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ def report(result: MIBounds) -> str:
     draws = f"{result.num_samples:,} {_unit(result)}"
     if result.partial:
         draws += f" of {result.num_requested:,} (interrupted)"
-    title = f"Mutual information {quantity(result)}: {method_name(result)}, {draws}"
+    how = f"{method_name(result)}, {draws}"
+    if result.num_configurations:
+        how = f"exact, a sum over {result.num_configurations:,} joint values"
+    title = f"Mutual information {quantity(result)}: {how}"
     lines = [title, *number_lines(result), *decomposition_lines(result), *_parts(result), *settings_lines(result)]
     if result.cost or result.seconds:
         lines.append(f"  cost          {_cost(result)}")
@@ -46,8 +49,10 @@ def quantity(result: MIBounds) -> str:
 
 def report_difference(difference: MIDifference) -> str:
     """The bounds on a difference as one readable block."""
-    title = f"Difference of mutual information: {difference.num_samples:,} pairs of joint draws"
-    return "\n".join([title, *number_lines(difference)])
+    how = "exact" if difference.exact else f"{difference.num_samples:,} pairs of joint draws"
+    found = [] if difference.exact else rare_events(difference, difference.num_samples)
+    title = f"Difference of mutual information: {how}"
+    return "\n".join([title, *number_lines(difference), *(f"  warning       {text}" for text in found)])
 
 
 def verdict(result: MIBounds) -> str:
@@ -65,7 +70,10 @@ def verdict(result: MIBounds) -> str:
     # Of the lower bound: the gap's own heavy tail is in the error of the upper bound, and would hide the gap.
     error = mean(result.lower_i).se
     if gap == 0 and gap_se == 0:
-        return "every term is exact, and the width is sampling error alone." if error else "exact."
+        if is_exact(result):
+            return "exact."
+        rest = "the width is sampling error alone" if error else "all that were drawn are alike"
+        return f"every term is exact, and {rest}."
     if _cross(result):
         return "none: the bounds cross."
     if error and gap < 2 * error:
@@ -85,16 +93,20 @@ def verdict(result: MIBounds) -> str:
 def warnings_of(result: MIBounds) -> list[str]:
     """What a reader of the numbers must know."""
     found = method_warnings(result)
+    if is_exact(result):
+        return found
     for side, count in result.num_non_finite.items():
         if count:
             found.append(
                 f"{count} of {result.num_samples} terms of the {side} bound are not finite, so it is "
                 "infinite; none was dropped."
             )
-    if 0 < result.num_samples < _MIN_DRAWS and not independent(result):
+    if 0 < result.num_samples < _MIN_DRAWS:
         found.append(f"{result.num_samples} draws are few: the interval rests on at least {_MIN_DRAWS}.")
+    rare = rare_events(result, max(result.num_samples, result.cost.get("scored_rows", 0)))
+    found += rare
     for side, terms in (("lower", result.lower_i), ("upper", result.upper_i)):
-        if terms is None or not np.isfinite(terms).all() or terms.size < 3 or terms.std() == 0:
+        if rare or terms is None or not np.isfinite(terms).all() or terms.size < 3 or terms.std() == 0:
             continue
         skewness = float(np.mean(((terms - terms.mean()) / terms.std()) ** 3))
         if abs(skewness) > _HEAVY_SKEWNESS:

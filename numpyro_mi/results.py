@@ -108,7 +108,8 @@ class Bounds:
 
         From the limit below the lower bound to the limit above the upper bound, each at level
         `(1 + prob) / 2`, so that it covers the truth with probability at least `prob` for many draws,
-        however wide the gap. A side that does not exist is infinite.
+        however wide the gap. Many are more than 30 / p for each event of probability p that matters: what the draws do
+        not show, the interval does not know of. A side that does not exist is infinite.
 
         Parameters
         ----------
@@ -189,6 +190,12 @@ class MIBounds(Bounds):
         a conditional; "sum": over discrete sites, exact; "integral": annealed; "cancelled": with sign 0),
         its sign, the sites integrated out, and its factors with their parents. Nothing left but what
         cancels: the groups are independent.
+    num_configurations
+        Where the terms depend on a few discrete sites alone, the number of joint values of these that they were
+        summed over: every term is then the mutual information itself, up to rounding, and the standard errors are
+        zero. 0 where joint draws were scored.
+    rounding
+        Of such a sum, the most that it may be off by, nats; the interval includes it.
     """
 
     latent: tuple[str, ...]
@@ -208,6 +215,8 @@ class MIBounds(Bounds):
     given: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     decomposition: tuple[dict[str, Any], ...] = ()
+    num_configurations: int = 0
+    rounding: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,6 +232,10 @@ class MIBounds(Bounds):
     def num_samples(self) -> int:
         """Terms scored: one a joint draw, or one a block of them."""
         return len(self.parts["estimate"]) if "estimate" in self.parts else super().num_samples
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:  # noqa: D102 - as above
+        low, high = super().interval(prob)
+        return low - self.rounding, high + self.rounding
 
     @property
     def partial(self) -> bool:
@@ -289,7 +302,9 @@ class MIBounds(Bounds):
             )
         lower_i = None if self.lower_i is None or other.upper_i is None else self.lower_i - other.upper_i
         upper_i = None if self.upper_i is None or other.lower_i is None else self.upper_i - other.lower_i
-        return MIDifference(lower_i, upper_i)
+        from numpyro_mi.decomposition_report import is_exact
+
+        return MIDifference(lower_i, upper_i, is_exact(self) and is_exact(other), self.rounding + other.rounding)
 
     def __repr__(self) -> str:
         from numpyro_mi.report import report
@@ -308,7 +323,18 @@ class MIDifference(Bounds):
     ----------
     lower_i, upper_i
         `lower_a - upper_b` and `upper_a - lower_b`, one a draw; None where a side is missing.
+    exact
+        Whether neither of the two has a sampling error.
+    rounding
+        As in `MIBounds`, of both.
     """
+
+    exact: bool = False
+    rounding: float = 0.0
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:  # noqa: D102 - as above
+        low, high = super().interval(prob)
+        return low - self.rounding, high + self.rounding
 
     def __repr__(self) -> str:
         from numpyro_mi.report import report_difference

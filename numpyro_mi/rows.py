@@ -15,11 +15,15 @@ from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.evidence.importance import IWAE
 from numpyro_mi.evidence.independent_reverse import IR
-from numpyro_mi.keys import key_record
+from numpyro_mi.keys import Role, key_record, role_key
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.densities import StagedModel, stage_model
+from numpyro_mi.model.exact import ExactTable, ExactTerms, exact_tables
 from numpyro_mi.model.trace import JointModel
+from numpyro_mi.preflight import preflight
+from numpyro_mi.progress import Progress
 from numpyro_mi.results import MIBounds
+from numpyro_mi.timing import Stopwatch
 
 
 def require_likelihood(model: JointModel, method: EvidenceMethod) -> None:
@@ -42,12 +46,16 @@ class Rows:
         How each integral is bounded.
     key
         Of all random numbers.
+    may_sum
+        Whether rows that depend on a few discrete sites may be summed over all values of these. Not where the terms
+        of single draws are wanted.
     """
 
     model: JointModel
     decompositions: tuple[Decomposition, ...]
     method: EvidenceMethod
     key: jax.Array
+    may_sum: bool = True
 
     @cached_property
     def shared(self) -> Decomposition:
@@ -63,6 +71,16 @@ class Rows:
         sampler = scheme.posterior_sampler if isinstance(scheme, IR) else None
         return stage_model(self.model, self.shared, gradients, sampler)
 
+    @cached_property
+    def tables(self) -> list[ExactTable]:
+        """What the rows that can be summed are summed over."""
+        return exact_tables(self.model, self.decompositions) if self.may_sum else []
+
+    @cached_property
+    def exact(self) -> dict[int, ExactTerms]:
+        """The rows that are summed, by their place."""
+        return {row: terms for table in self.tables for row, terms in table.exact().items()}
+
     @property
     def functions(self) -> Any:
         """What is compiled."""
@@ -75,9 +93,34 @@ class Rows:
 
     def run(self, num_samples: int, batch_size: int | None, progress_bar: bool, resume: RawRun | None = None) -> RawRun:
         """Check, tune and score; or continue an earlier run to `num_samples` draws."""
-        return run(
+        summed = {row for table in self.tables for row in table.rows}
+        if summed and all(i in summed or not row.dependent for i, row in enumerate(self.decompositions)):
+            return self._sum(num_samples, progress_bar, resume)
+        exact = self.exact  # before anything runs: it may refuse the model
+        raw = run(
             self.staged, self.decompositions, self.method, self.key, num_samples, batch_size, progress_bar, resume
         )
+        return raw._replace(
+            terms=tuple(
+                _constant(exact[i].value, raw.num_scored) if i in exact else terms for i, terms in enumerate(raw.terms)
+            )
+        )
+
+    def _sum(self, num_samples: int, progress_bar: bool, resume: RawRun | None) -> RawRun:
+        """A run in which nothing is left to sample."""
+        watch = Stopwatch()
+        with Progress(1, progress_bar) as progress:
+            if resume is None:
+                progress.stage("checking the model")
+                preflight(self.staged, role_key(self.key, Role.PILOT_JOINT))
+            checking = watch.lap()
+            progress.stage("summing")
+            values = [self.exact[i].value if i in self.exact else 0.0 for i in range(len(self.decompositions))]
+        seconds = {"tuning": checking, "scoring": watch.lap(), "compiling": watch.compiling}
+        if resume is not None:
+            seconds = {name: resume.seconds[name] + value for name, value in seconds.items()}
+        terms = tuple(_constant(value, num_samples) for value in values)
+        return RawRun(terms, (), (), (), (), {}, seconds, num_samples)
 
     def result(self, raw: RawRun, row: int, **changes: Any) -> MIBounds:
         """One row of a finished run; `changes` are fields of the result that are not those of the run."""
@@ -85,6 +128,7 @@ class Rows:
         lower_i, upper_i = raw.terms[row]
         places = [self.shared.integrals.index(piece._replace(sign=1)) for piece in decomposition.integrals]
         stats = tuple(raw.stats[i] for i in places)
+        exact = self.exact.get(row)
         fields = {
             "latent": self.model.latent,
             "data": self.model.data,
@@ -102,7 +146,21 @@ class Rows:
             "num_requested": raw.num_requested,
             "decomposition": described(decomposition, self.model.parents),
         }
+        if exact is not None:
+            fields["num_configurations"], fields["rounding"] = exact.num_configurations, exact.rounding
+            fields["notes"] = (_note(exact),)
         return MIBounds(lower_i, upper_i, **(fields | changes))
+
+
+def _constant(value: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Terms of both bounds that are all the mutual information itself."""
+    return np.full(count, value), np.full(count, value)
+
+
+def _note(exact: ExactTerms) -> str:
+    """How the value of a row was found."""
+    values = f"{exact.num_configurations:,} joint values of {', '.join(exact.sites)}"
+    return f"summed over all {values}: no sampling error; the interval is as wide as rounding may be."
 
 
 def _importance_parts(

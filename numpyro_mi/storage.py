@@ -47,6 +47,8 @@ _ATTRIBUTES = (
     "notes",
     "given",
     "fixed",
+    "num_configurations",
+    "rounding",
 )
 
 

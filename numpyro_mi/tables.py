@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from numpyro_mi.decomposition_report import is_exact
+from numpyro_mi.diagnostics import rare_events_of
 from numpyro_mi.report import number
 from numpyro_mi.results import MIBounds
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_DECIMALS = 6  # of nats; beyond, rows are alike
 JOINT = "all latents"
 """Name of the joint row."""
 
@@ -45,7 +48,9 @@ class InformationTable:
     interrupted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", dict(sorted(self.rows.items(), key=lambda row: -row[1].middle)))
+        object.__setattr__(
+            self, "rows", dict(sorted(self.rows.items(), key=lambda row: -round(float(row[1].middle), _DECIMALS)))
+        )
 
     @property
     def results(self) -> dict[str, MIBounds]:
@@ -106,10 +111,13 @@ class InformationTable:
     def _lines(self) -> Iterator[str]:
         results, level = self.results, self.level(0.95)
         width = max(map(len, results))
+        summed = [name for name, result in results.items() if result.num_configurations]
         draws = f"{self.joint.num_samples:,}"
         if self.joint.partial:
             draws += f" of {self.joint.num_requested:,} (interrupted)"
-        yield f"Information about each latent in {', '.join(self.joint.data)}: {draws} joint draws, nats"
+        exact = all(map(is_exact, results.values()))
+        how = "exact" if exact else f"{draws} joint draws"
+        yield f"Information about each latent in {', '.join(self.joint.data)}: {how}, nats"
         together = f"{100 * level:.4g}% interval"
         yield f"  {'':{width}}  {'lower':>9} {'upper':>9}   {together:<22} share of the joint"
         for name, result in results.items():
@@ -121,10 +129,13 @@ class InformationTable:
         yield f"  Intervals hold for all {count} rows together with probability 95%, each at {100 * level:.4g}%."
         if self.interrupted:
             yield f"  interrupted  no result for {', '.join(self.interrupted)}"
+        if summed and not exact:
+            yield f"  exact  {', '.join(summed)}: summed over all values, without sampling error."
         yield "  Shares do not add to one: latents may say the same thing, or say it only together."
         hard = [name for name, result in results.items() if any(result.num_non_finite.values())]
         if hard:
             yield f"  warning  not all terms of {', '.join(hard)} are finite, so that a bound is; none was dropped."
+        yield from (f"  warning  {text}" for text in rare_events_of(results, "the rows"))
 
     def share_text(self, name: str) -> str:
         """The share of a row in words; nothing for the joint row."""

@@ -14,9 +14,13 @@ from numpyro_mi import (
     IWAE,
     MINE,
     BarberAgakov,
+    EvidenceBounds,
     GuideFunction,
     InfoNCE,
+    InformationGain,
+    InformationTable,
     LaplaceGuide,
+    MIBounds,
     RegressionGuide,
     StructuredInfoNCE,
     diagnostics,
@@ -183,6 +187,38 @@ def test_several_integrals_have_a_cap_each():
     assert method_warnings(result) == []
 
 
+def rare_labels(x=None):
+    """Forty rare labels, whose own likelihood is a hundred times the mean over the labels."""
+    z = numpyro.sample("z", dist.Normal(0, 1))
+    k = numpyro.sample("k", dist.Categorical(jnp.array([0.01] * 40 + [0.6])))
+    numpyro.sample("x", dist.Normal(z + 10.0 * k, 0.05), obs=x)
+
+
+def test_the_cap_is_on_the_contrastive_term_where_labels_are_summed():
+    """The bound itself exceeds it: 3.6 nats from five particles."""
+    result = mi_bounds(rare_labels, ["z", "k"], "x", method=StructuredInfoNCE(5), num_samples=500)
+    assert result.lower > np.log(5) + 1
+    found = method_warnings(result)
+    assert len(found) == 1 and found[0].startswith("the contrastive term is within 1 nat of log 5 = 1.61, which it ne")
+
+
+def test_the_cap_is_on_the_bound_where_a_nuisance_is_summed():
+    """Then the likelihood is a sum over the labels, and the weights are too."""
+    result = mi_bounds(rare_labels, "z", "x", method=StructuredInfoNCE(20), num_samples=200)
+    assert result.lower < np.log(20)
+    assert method_warnings(result)[0].startswith("the lower bound is within 1 nat of log 20")
+
+
+def test_no_cap_where_nothing_is_sampled():
+    def copied(x=None):
+        z = numpyro.sample("z", dist.DiscreteUniform(0, 7))
+        numpyro.sample("x", dist.Normal(z, 1e-3), obs=x)
+
+    result = mi_bounds(copied, "z", "x", method=StructuredInfoNCE(5), num_samples=200)
+    assert result.stats == () and result.num_configurations == 0
+    assert result.lower > np.log(5) and method_warnings(result) == []
+
+
 def test_negatives_are_those_that_were_scored():
     """A block of K rows of arrays has K (K - 1) of them."""
     result = linear10(MINE(density_ratio), 200)
@@ -205,3 +241,101 @@ def test_the_cap_solves_its_equation():
     assert np.log(np.exp(np.minimum(scores, cap)).mean()) == pytest.approx(log_normaliser)
     assert cap - log_normaliser == pytest.approx(np.log(100), abs=1e-6)
     assert cap_and_normaliser(np.zeros(100), 10_000) == (np.inf, 0.0)
+
+
+def rarely(count, num_samples=1000, noise=0.0):
+    """Terms of which some are far below the others."""
+    terms = 0.693 + noise * np.random.default_rng(0).uniform(-1, 1, num_samples)
+    terms[:count] = -8.5
+    return terms
+
+
+def made(lower_i, upper_i, **fields):
+    return MIBounds(lower_i, upper_i, **{"latent": ("z",), "data": ("x",), "method": {}, **fields})
+
+
+class TestRareEvents:
+    @pytest.mark.parametrize("noise", [0.0, 1e-7])
+    @pytest.mark.parametrize("count", [0, 1, 9])
+    def test_few_terms_carry_the_spread(self, count, noise):
+        terms = rarely(count, noise=noise)
+        (found,) = warnings_of(made(terms, terms))
+        start = {
+            0: "the terms of both bounds are all alike",
+            1: "1 of 1,000 terms of both bounds carries 90% of the spread",
+            9: "9 of 1,000 terms of both bounds carry 90% of the spread",
+        }
+        assert found.startswith(
+            f"{start[count]}: an event of probability below 3/N = 0.003 would not show in N = 1,000"
+        )
+
+    def test_of_one_side(self):
+        honest = np.random.default_rng(0).normal(size=200)
+        (found,) = warnings_of(made(honest, rarely(4, 200)))
+        assert "4 of 200 terms of the upper bound carry" in found and "3/N = 0.015" in found
+
+    def test_of_blocks_of_rows(self):
+        (found,) = warnings_of(made(rarely(0, 200), None, cost={"scored_rows": 20_000}))
+        assert "the terms of the lower bound are all alike" in found and "3/N = 0.00015" in found
+
+    def test_silence(self):
+        honest = np.random.default_rng(0).normal(size=200)
+        assert warnings_of(made(honest, honest)) == []
+        labels = np.repeat([0.2, -0.2], 100)
+        assert warnings_of(made(labels, labels)) == []
+        assert warnings_of(made(rarely(0), rarely(0), num_configurations=4)) == []
+
+    def test_terms_that_are_not_finite_are_left_to_their_own_warning(self):
+        terms = rarely(0)
+        terms[0] = np.inf
+        found = warnings_of(made(rarely(0), terms))
+        assert len(found) == 2 and "1 of 1000 terms of the upper bound are not finite" in found[0]
+        assert "the terms of the lower bound are all alike" in found[1]
+
+    def test_differences(self):
+        one, other = (made(rarely(count), rarely(count)) for count in (1, 0))
+        assert "1 of 1,000 terms of both bounds carries" in repr(one - other)
+        assert "the terms of both bounds are all alike" in repr(other - other)
+        both = dataclasses.replace(other, num_configurations=4)
+        assert "warning" not in repr(both - both)
+        assert "the terms of both bounds are all alike" in repr(other - both)
+
+    def test_tables(self):
+        honest = np.random.default_rng(0).normal(1.0, 1.0, 1000)
+        rows = {"a": made(rarely(1), rarely(1)), "b": made(honest, honest)}
+        text = repr(InformationTable(rows, made(honest, honest), {}, {}))
+        assert "warning  few terms, or none, carry the spread of the rows a: an event of probability below 3/N" in text
+        quiet = InformationTable({"b": rows["b"]}, made(honest, honest), {}, {})
+        assert "warning" not in repr(quiet)
+
+    def test_gains(self):
+        honest = np.random.default_rng(0).normal(1.0, 1.0, 1000)
+        results = (made(honest, honest), made(rarely(1), rarely(1)), made(rarely(0), rarely(0)))
+        gain = InformationGain({"dose": np.arange(3.0)}, results, 3, 1000)
+        assert "warning  few terms, or none, carry the spread of designs 1, 2: an event of probability" in repr(gain)
+
+    def test_evidence(self):
+        assert "1 of 1,000 terms of both bounds carries" in repr(EvidenceBounds(rarely(1), rarely(1), ("x",)))
+
+
+def test_flips_that_do_not_show():
+    """Too many values to sum, and no flip among the draws: the width is nothing, and is said to say nothing."""
+
+    def model(x=None):
+        z = numpyro.sample("z", dist.Bernoulli(0.5).expand([9]).to_event(1))
+        numpyro.sample("x", dist.Bernoulli(jnp.where(z == 1, 1 - 1e-5, 1e-5)).to_event(1), obs=x)
+
+    result = mi_bounds(model, "z", "x", num_samples=200)
+    assert result.num_configurations == 0
+    assert result.lower_se < 1e-6 and result.lower == pytest.approx(9 * np.log(2 * (1 - 1e-5)), abs=1e-5)
+    assert any("the terms of both bounds are all alike" in text for text in warnings_of(result))
+    assert result.lower > 9 * (np.log(2) + 1e-5 * np.log(1e-5) + (1 - 1e-5) * np.log1p(-1e-5)) + 1e-4
+
+
+def test_a_rare_label_of_continuous_data():
+    def model(x=None):
+        z = numpyro.sample("z", dist.Bernoulli(0.01))
+        numpyro.sample("x", dist.Normal(4.0 * z, 1.0), obs=x)
+
+    result = mi_bounds(model, "z", "x", num_samples=100)
+    assert re.search(r"\d of 100 terms of both bounds carr(y|ies) 90%", warnings_of(result)[0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from numpyro_mi.estimation import confidence_limit, mean
+from numpyro_mi.estimation import carriers, confidence_limit, mean
 
 LEVEL = 0.975
 SIDES = pytest.mark.parametrize("side", [-1, 1])
@@ -154,3 +154,65 @@ class TestCoverage:
         error = 4 * np.sqrt(LEVEL * (1 - LEVEL) / 4000)
         assert corrected == pytest.approx(LEVEL, abs=error)
         assert below == pytest.approx(LEVEL, abs=error)
+
+
+class TestCarriers:
+    """The fewest terms that make up nine tenths of the spread."""
+
+    @pytest.mark.parametrize("count", [1, 3, 9, 10, 11, 30])
+    def test_as_many_as_there_are_events(self, count):
+        terms = np.full(1000, 0.7)
+        terms[:count] = -6.0
+        assert count * 0.9 <= carriers(terms) <= count
+
+    def test_of_smooth_terms_a_quarter_or_more(self):
+        rng = np.random.default_rng(0)
+        z, noise = rng.normal(size=(2, 10_000))
+        pointwise = 0.5 * np.log(2) - 0.5 * noise**2 + 0.25 * (z + noise) ** 2
+        assert carriers(rng.normal(size=10_000)) / 10_000 == pytest.approx(0.45, abs=0.02)
+        assert carriers(pointwise) / 10_000 == pytest.approx(0.25, abs=0.02)
+
+    def test_none_where_all_are_alike_up_to_rounding(self):
+        rng = np.random.default_rng(0)
+        for size in (0.0, 0.7, 300.0):
+            noise = rng.uniform(-1, 1, 100) * max(size, 1.0) * 2.0**-22
+            assert carriers(size + noise) == 0
+        assert carriers(rng.normal(0, 0.01, 100)) > 20
+
+    def test_moves_and_scales_with_the_terms(self):
+        terms = skewed()
+        assert carriers(terms) == carriers(5 * terms - 2) == carriers(-terms)
+
+
+class TestRareEvents:
+    """What `docs/trust.md` says of them, on terms of a binary channel that flips with a small probability."""
+
+    @staticmethod
+    def channel(flip, count, replications=2000):
+        """Terms, and their mean in truth."""
+        flips = np.random.default_rng(0).random((replications, count)) < flip
+        return np.where(flips, np.log(2 * flip), np.log(2 - 2 * flip)), (
+            np.log(2) + flip * np.log(flip) + (1 - flip) * np.log1p(-flip)
+        )
+
+    @pytest.mark.parametrize("flip, count", [(0.01, 100), (0.01, 200), (0.001, 200), (0.001, 1000)])
+    def test_a_limit_is_missed_where_none_shows(self, flip, count):
+        terms, truth = self.channel(flip, count)
+        missed = np.array([confidence_limit(each, -1, LEVEL) > truth + 1e-9 for each in terms])
+        none = (terms == terms.max()).all(1)
+        assert missed.mean() == pytest.approx((1 - flip) ** count, abs=0.04)
+        assert missed[none].all() and (missed == none).mean() > 0.99
+        assert all(carriers(each) < 10 for each in terms[missed])
+
+    @pytest.mark.parametrize("flip, count", [(0.01, 3000), (0.05, 600)])
+    def test_thirty_events_are_enough(self, flip, count):
+        terms, truth = self.channel(flip, count)
+        missed = np.array([confidence_limit(each, -1, LEVEL) > truth for each in terms])
+        assert missed.mean() < 0.03
+        assert np.mean([carriers(each) < 10 for each in terms]) < 0.001
+
+    @pytest.mark.parametrize("count, share", [(50, 0.05), (100, 0.005), (200, 0.002)])
+    def test_smooth_terms_are_seldom_carried_by_few(self, count, share):
+        z, noise = np.random.default_rng(1).normal(size=(2, 2000, count))
+        terms = -0.5 * noise**2 + 0.25 * (z + noise) ** 2
+        assert np.mean([carriers(each) < 10 for each in terms]) < share

@@ -319,7 +319,12 @@ class TestVerdict:
         assert verdict(with_gap(-1.0)) == "none: the bounds cross."
 
     def test_exact(self):
-        assert verdict(made(np.ones(200), np.ones(200))) == "exact."
+        assert verdict(made(np.ones(200), np.ones(200), num_configurations=4)) == "exact."
+
+    def test_terms_that_are_alike_are_not_all_there_are(self):
+        result = made(np.ones(200), np.ones(200))
+        assert verdict(result) == "every term is exact, and all that were drawn are alike."
+        assert "the terms of both bounds are all alike" in warnings_of(result)[0]
 
     def test_exact_terms_with_sampling_error(self):
         assert "sampling error alone" in verdict(made(terms(), terms()))
@@ -356,6 +361,13 @@ class TestWarnings:
         upper = terms()
         upper[0] = 100.0
         found = warnings_of(made(terms(), upper))
+        assert len(found) == 1 and found[0].startswith("1 of 400 terms of the upper bound carries 90% of the spread")
+
+    def test_skewness(self):
+        """More than a few terms carry the spread, and yet it is one-sided."""
+        upper = terms(spread=0.1)
+        upper[:12] = 20.0
+        found = warnings_of(made(terms(), upper))
         assert len(found) == 1 and "upper bound are heavily skewed (+" in found[0]
 
     def test_do_not_contradict_the_verdict(self):
@@ -363,7 +375,7 @@ class TestWarnings:
         for result in (heavy(), heavy(20, count=2000), with_gap(2.0)):
             assert "num_samples" not in verdict(result).replace("rather than num_samples", "")
             assert not any("add" in text or "num_samples" in text for text in warnings_of(result))
-        assert any("heavily skewed" in text for text in warnings_of(heavy()))
+        assert any("2 of 200 terms of the upper bound carry 90%" in text for text in warnings_of(heavy()))
 
     def test_crossing_bounds(self):
         assert any("cross by more than 4" in text for text in warnings_of(with_gap(-1.0)))
