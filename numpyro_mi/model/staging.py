@@ -105,18 +105,34 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
     return Staged(Program(closed.jaxpr, out_tree, key), constants)
 
 
-def essence(fn: Callable[[], Any]) -> tuple:
-    """What the result of `fn()` is computed from: program and arrays, without dead code; comparable."""
-    closed = _live(jax.make_jaxpr(fn)())
-    return (*_identity(closed.jaxpr), *map(_bytes, closed.consts))
+def essences(fn: Callable[[], dict[str, Any]]) -> dict[str, tuple]:
+    """What each named output of `fn()` is computed from: program and arrays, without dead code; comparable."""
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)()
+    return {
+        name: (jax.tree.structure(shape[name]), *_identity(part.jaxpr), *map(_bytes, part.consts))
+        for name, part in _by_output(closed, shape).items()
+    }
 
 
-def _live(closed: ClosedJaxpr) -> ClosedJaxpr:
+def outputs(fn: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The named outputs of `fn()`, one array each, computed without what they do not depend on."""
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)()
+    return {name: np.asarray(jaxpr_as_fun(part)()[0]) for name, part in _by_output(closed, shape).items()}
+
+
+def _by_output(closed: ClosedJaxpr, shape: dict[str, Any]) -> dict[str, ClosedJaxpr]:
+    """The part of a program that each named output is computed by."""
+    names = [name for name in sorted(shape) for _ in jax.tree.leaves(shape[name])]
+    return {name: _live(closed, [other == name for other in names]) for name in shape}
+
+
+def _live(closed: ClosedJaxpr, wanted: Sequence[bool] | None = None) -> ClosedJaxpr:
     """Without dead code, and without the arrays that only dead code reads.
 
     A model called with its data and one called without then stage to the same simulation.
     """
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    wanted = [True] * len(closed.jaxpr.outvars) if wanted is None else list(wanted)
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, wanted, instantiate=True)
     read = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
     kept = [(var, const) for var, const in zip(jaxpr.constvars, closed.consts, strict=True) if id(var) in read]
     return ClosedJaxpr(jaxpr.replace(constvars=[var for var, _ in kept]), [const for _, const in kept])
