@@ -39,7 +39,8 @@ ROOMS = {
     "model.contents": [],
     "model.dependence": ["model.contents", "model.staging"],
     "model.given_values": ["model.checks", "model.staging"],
-    "model.leaks": ["model.call_checks", "model.dependence"],
+    "model.resemblance": [],
+    "model.leaks": ["model.call_checks", "model.dependence", "model.resemblance"],
     "model.elements": ["model.checks"],
     "model.trace": [
         "model.elements",

@@ -22,20 +22,21 @@ _SHIFTS = (0, 1, 2, 3, 5, 8)
 _FAR_SHIFTS = (1009, 10_007)
 
 
-def readers(fn: Named, arrays: Numbers, columns: Numbers) -> Readers:
+def readers(fn: Named, arrays: Numbers, columns: Numbers, by_index: bool = True) -> Readers:
     """Which outputs depend on the values of arrays, and on columns of data frames.
 
     Code that cannot be traced (NumPy functions of an argument, sizes computed from one) is staged at
     the given values and at others instead: what is not read leaves the same program. Where it
-    takes no other values it reads them.
+    takes no other values it reads them. Without `by_index`, an array that only says which elements of another one
+    are taken is not read, as far as it can be traced.
     """
     found: Readers = {}
     try:
-        found.update(_traced(fn, arrays))
+        found.update(_traced(fn, arrays, by_index))
     except Exception:
         for label, value in arrays.items() if len(arrays) > 1 else ():
             try:
-                found.update(_traced(fn, {label: value}))
+                found.update(_traced(fn, {label: value}, by_index))
             except Exception:
                 continue
     left = {label: value for label, value in {**arrays, **columns}.items() if label not in found}
@@ -110,7 +111,7 @@ class _Trials:
         return changed if ran else None
 
 
-def _traced(fn: Named, numbers: Numbers) -> Readers:
+def _traced(fn: Named, numbers: Numbers, by_index: bool) -> Readers:
     shapes = {
         label: jax.ShapeDtypeStruct(np.shape(value), jax.dtypes.canonicalize_dtype(dtype_of(as_array(value))))
         for label, value in numbers.items()
@@ -119,7 +120,7 @@ def _traced(fn: Named, numbers: Numbers) -> Readers:
     def run(traced: Numbers) -> dict[str, Any]:
         return fn({label: in_form(numbers[label], value) for label, value in traced.items()})
 
-    by_output = depends_on(run, shapes)
+    by_output = depends_on(run, shapes, by_index=by_index)
     return {label: {name for name, used in by_output.items() if label in used} for label in numbers}
 
 

@@ -12,7 +12,8 @@ from jax import random
 from numpyro_mi.model import call_checks
 from numpyro_mi.model.contents import Contents, as_array, dtype_of
 from numpyro_mi.model.dependence import Named, Numbers, moved_by, readers, scalar_readers
-from numpyro_mi.model.staging import essences
+from numpyro_mi.model.resemblance import is_made_of
+from numpyro_mi.model.staging import essences, outputs, own_arrays
 
 Trace = Callable[[Callable[[], Any], frozenset[str], jax.Array], dict[str, dict]]
 Bind = Callable[[Callable, tuple, Mapping[str, Any]], Callable[[], Any]]
@@ -34,7 +35,8 @@ def check(
     An argument holds data if the value that a data site is given is computed from it. Once the data
     are simulated nothing may depend on it any more. Arguments are looked into wherever numbers may be: defaults, what
     `functools.partial` binds, containers and attributes of objects. A single integer or boolean is mostly a size, an
-    index or a switch, and holds data if a value that is given moves with it as with a number.
+    index or a switch, and holds data if a value that is given moves with it as with a number. A value that comes of no
+    argument is one that the model closes over, and is compared with the arrays that the simulation is computed from.
 
     Parameters
     ----------
@@ -55,30 +57,47 @@ def check(
         found = trace(call(numbers), frozenset(), random.key(0))
         return {name: found[name]["value"] for name in simulated}
 
-    def simulation(numbers: Numbers) -> dict[str, Any]:
-        found = trace(call(numbers), simulated, random.key(0))
+    def simulation(rng_key: jax.Array, numbers: Numbers) -> dict[str, Any]:
+        found = trace(call(numbers), simulated, rng_key)
         return {
             name: (found[name]["value"], found[name]["fn"].log_prob(jax.lax.stop_gradient(found[name]["value"])))
             for name in sites
         }
 
     call.open(given)
-    holds_data = _data(given, call.contents)
-    read = _read(simulation, call.contents, holds_data)
+    sources = _sources(given, call.contents, simulated)
+    read = _read(partial(simulation, random.key(0)), call.contents, set().union(*sources.values()))
     if read:
         call_checks.refuse_data_reading([label.replace(_MODEL, "model") for label in read], simulated)
+    unknown = sorted(name for name in simulated if not sources[name])
+    if unknown:
+        values = outputs(lambda: {name: value for name, value in given({}).items() if name in unknown})
+        arrays = own_arrays(lambda rng_key: simulation(rng_key, {}), random.key(0))
+        for name in unknown:
+            if any(is_made_of(array, values[name]) for array in arrays):
+                call_checks.refuse_data_within(name)
 
 
-def _data(given: Named, contents: Contents) -> set[str]:
-    """The numbers that hold data."""
-    numbers = {**contents.arrays, **contents.columns}
-    by_label = readers(given, contents.arrays, contents.columns)
-    found = {label for label, names in moved_by(given, contents.scalars).items() if names}
-    for name in set().union(*by_label.values()):
-        sources = {label for label, names in by_label.items() if name in names}
-        masks = {label for label in sources if np.issubdtype(dtype_of(as_array(numbers[label])), np.bool_)}
-        found |= sources if masks == sources else sources - masks  # obs=jnp.where(mask, x, 0)
+def _sources(given: Named, contents: Contents, names: Collection[str]) -> dict[str, set[str]]:
+    """For each value that is given, the numbers that hold it."""
+    numbers = {label: as_array(leaf) for label, leaf in {**contents.arrays, **contents.columns}.items()}
+    by_label, scalars = readers(given, contents.arrays, contents.columns), moved_by(given, contents.scalars)
+    selections = [label for label, found in by_label.items() if found and _may_select(numbers[label])]
+    if selections:
+        by_value = readers(given, contents.arrays, contents.columns, by_index=False)
+        by_label.update({label: by_value[label] for label in selections})
+    found = {}
+    for name in names:
+        sources = {label for label, sites in by_label.items() if name in sites}
+        masks = {label for label in sources if np.issubdtype(dtype_of(numbers[label]), np.bool_)}
+        sources = sources if masks == sources else sources - masks  # obs=jnp.where(mask, x, 0)
+        found[name] = sources | {label for label, sites in scalars.items() if name in sites}
     return found
+
+
+def _may_select(array: Any) -> bool:
+    """Whether it may be the index of one element after the other, as in obs=x[index]."""
+    return dtype_of(array).kind in "iu" and len(np.unique(np.asarray(array))) == np.size(array)
 
 
 def _read(simulation: Named, contents: Contents, labels: Collection[str]) -> list[str]:
