@@ -111,7 +111,7 @@ class Contents:
 
 def as_array(leaf: Any) -> Any:
     """A number, a list of numbers or an array as an array; a pandas or xarray object stays one."""
-    return np.asarray(leaf) if isinstance(leaf, list | tuple | float | int) else leaf
+    return np.asarray(leaf) if isinstance(leaf, list | tuple | deque | float | int) else leaf
 
 
 def dtype_of(leaf: Any) -> np.dtype:
@@ -124,7 +124,7 @@ def dtype_of(leaf: Any) -> np.dtype:
 
 def in_form(leaf: Any, value: Any) -> Any:
     """An array in the form of the argument that it stands for."""
-    if isinstance(leaf, list | tuple):
+    if isinstance(leaf, list | tuple | deque):
         return type(leaf)(in_form(part, value[i]) for i, part in enumerate(leaf))
     traced = isinstance(value, jax.core.Tracer)
     return type(leaf)(value) if isinstance(leaf, bool | int | float) and not traced else value
@@ -171,7 +171,7 @@ def _is_frame(value: Any) -> bool:
 
 
 def _is_number_list(value: Any) -> bool:
-    if not isinstance(value, list | tuple) or hasattr(value, "_fields") or not value:
+    if not isinstance(value, list | tuple | deque) or hasattr(value, "_fields") or not value:
         return False
     number = int | float | np.number | np.bool_
     return all(

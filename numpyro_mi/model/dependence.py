@@ -18,18 +18,52 @@ Named = Callable[[Numbers], dict[str, Any]]
 Readers = dict[str, set[str]]
 """By label, the names of the outputs that depend on it."""
 
-_SHIFTS = (0, 1, 2, 3, 5, 8)
-_FAR_SHIFTS = (1009, 10_007)
+_NEAR = (-3, -2, -1, 0, 1, 2, 3, 5, 8)
+_FAR = (1009, 10_007)
 
 
-def readers(fn: Named, arrays: Numbers, columns: Numbers, by_index: bool = True) -> Readers:
-    """Which outputs depend on the values of arrays, and on columns of data frames.
+def readers(fn: Named, arrays: Numbers, columns: Numbers) -> Readers:
+    """Which outputs depend on the values of arrays, and on columns of data frames, in any way.
 
     Code that cannot be traced (NumPy functions of an argument, sizes computed from one) is staged at
     the given values and at others instead: what is not read leaves the same program. Where it
-    takes no other values it reads them. Without `by_index`, an array that only says which elements of another one
-    are taken is not read, as far as it can be traced.
+    takes no other values it reads them.
     """
+    return _readers(fn, arrays, columns, by_index=True, other_shapes=True)
+
+
+def holders(fn: Named, arrays: Numbers, columns: Numbers, selections: Collection[str]) -> Readers:
+    """Which outputs are computed from the values of arrays and columns.
+
+    An array among `selections` that only says which elements of another one are taken does not count where that can
+    be traced, nor does one that only decides how many there are; a tuple of integers that takes no other values
+    is a shape.
+    """
+    found = _readers(fn, arrays, columns, by_index=True, other_shapes=False)
+    if any(found[label] for label in selections):
+        by_value = _readers(fn, arrays, columns, by_index=False, other_shapes=False)
+        found.update({label: by_value[label] for label in selections})
+    return found
+
+
+def scalar_readers(fn: Named, scalars: Numbers) -> Readers:
+    """Which outputs depend on single integers and booleans, in any way."""
+    return _Trials(fn, scalars, _other_scalar, num_others=2).readers() if scalars else {}
+
+
+def scalar_holders(fn: Named, scalars: Numbers) -> Readers:
+    """Which outputs contain single integers and booleans as numbers.
+
+    A size changes shapes, an index fails or is clamped beyond the last element, a seed moves nothing in one direction,
+    and a switch knows two values. The elements of an output that a number enters move one way with it, without end.
+    """
+    if not scalars:
+        return {}
+    changed = _Trials(fn, scalars, _other_scalar, num_others=2, other_shapes=False, always_read=False).readers()
+    return {label: names & _moved(fn, label, scalars[label]) if names else set() for label, names in changed.items()}
+
+
+def _readers(fn: Named, arrays: Numbers, columns: Numbers, by_index: bool, other_shapes: bool) -> Readers:
     found: Readers = {}
     try:
         found.update(_traced(fn, arrays, by_index))
@@ -41,31 +75,26 @@ def readers(fn: Named, arrays: Numbers, columns: Numbers, by_index: bool = True)
                 continue
     left = {label: value for label, value in {**arrays, **columns}.items() if label not in found}
     if left:
-        found.update(_Trials(fn, left, _other_array, num_others=5).readers())
-    return found
-
-
-def scalar_readers(fn: Named, scalars: Numbers) -> Readers:
-    """Which outputs depend on single integers and booleans, in any way."""
-    return _Trials(fn, scalars, _other_scalar, num_others=2).readers() if scalars else {}
-
-
-def moved_by(fn: Named, scalars: Numbers) -> Readers:
-    """Which outputs contain single integers and booleans as numbers.
-
-    A size changes shapes, an index fails or is clamped beyond the last element, a seed moves nothing in one direction,
-    and a switch knows two values. The elements of an output that a number enters move one way with it, without end.
-    """
-    found: Readers = {}
-    tested = _Trials(fn, scalars, _other_scalar, num_others=2, reads_if_none=False).readers() if scalars else {}
-    for label, names in tested.items():
-        moved = _moved(fn, label, scalars[label]) if names else set()
-        found[label] = names & moved
+        found.update(_Trials(fn, left, _other_array, num_others=5, other_shapes=other_shapes).readers())
     return found
 
 
 class _Trials:
-    """The program of a function at other numbers, compared with that at its own."""
+    """The program of a function at other numbers, compared with that at its own.
+
+    Parameters
+    ----------
+    fn, numbers
+        The function and its numbers.
+    other
+        `other(number, i)`: other numbers in the place of one, the likely ones first.
+    num_others
+        How many there are.
+    other_shapes
+        Whether an output of another shape depends on a number; else such numbers say nothing.
+    always_read
+        Whether all outputs depend on a number where no other one does.
+    """
 
     def __init__(
         self,
@@ -73,10 +102,11 @@ class _Trials:
         numbers: Numbers,
         other: Callable[[Any, int], Any],
         num_others: int,
-        reads_if_none: bool = True,
+        other_shapes: bool = True,
+        always_read: bool = True,
     ):
-        self._fn, self._numbers, self._other = fn, numbers, other
-        self._num_others, self._reads_if_none = num_others, reads_if_none
+        self._fn, self._numbers, self._other, self._num_others = fn, numbers, other, num_others
+        self._other_shapes, self._always_read = other_shapes, always_read
         self._here = essences(partial(fn, {}))
 
     def readers(self) -> Readers:
@@ -89,14 +119,19 @@ class _Trials:
         if changed is not None and not changed:
             return {label: set() for label in labels}
         if len(labels) == 1:
-            everything = set(self._here) if self._reads_if_none else set()
-            return {labels[0]: everything if changed is None else changed}
+            return {labels[0]: self._unknown(labels[0]) if changed is None else changed}
         half = len(labels) // 2
         return {**self._search(labels[:half]), **self._search(labels[half:])}
 
+    def _unknown(self, label: str) -> set[str]:
+        is_shape = isinstance(self._numbers[label], tuple) and dtype_of(as_array(self._numbers[label])).kind == "i"
+        read = self._always_read and (self._other_shapes or not is_shape)
+        return set(self._here) if read else set()
+
     def _changed(self, labels: Sequence[str]) -> set[str] | None:
         """The outputs that are computed in another way at other numbers; None where there are no others."""
-        changed, ran = set(), False
+        changed: set[str] = set()
+        ran = False
         for i in range(self._num_others):
             try:
                 with _quiet():
@@ -104,8 +139,11 @@ class _Trials:
                     there = essences(partial(self._fn, others))
             except Exception:
                 continue
+            reshaped = any(there[name].shapes != here.shapes for name, here in self._here.items())
+            if reshaped and not self._other_shapes:
+                continue
             ran = True
-            changed |= {name for name, found in there.items() if found != self._here[name]}
+            changed |= {name for name, here in self._here.items() if there[name] != here}
             if changed and (len(labels) > 1 or changed == set(self._here)):
                 break
         return changed if ran else None
@@ -157,48 +195,55 @@ def _alike(leaf: Any, number: Any) -> Any:
 
 def _moved(fn: Named, label: str, leaf: Any) -> set[str]:
     """Outputs with elements that move with a number, in one direction only."""
-    is_bool = np.asarray(leaf).dtype == np.bool_
-    here = int(leaf)
+    here, is_bool = int(leaf), np.asarray(leaf).dtype == np.bool_
+    numbers = [False, True, 2, 3, 5, 8] if is_bool else [here + shift for shift in _NEAR]
+    tried = {number: _at(fn, label, leaf, number) for number in numbers}
+    near = {number: values for number, values in tried.items() if values is not None}
     if is_bool:
-        both = _at(fn, label, leaf, [False, True])
-        steps = _at(fn, label, leaf, [False, True, 2, 3, 5, 8])
-        same = set() if both is None else {name for name, values in both.items() if _is_itself(values)}
-        return same | _monotone(steps)
-    up = _at(fn, label, leaf, [here + shift for shift in _SHIFTS])
-    steps = _at(fn, label, leaf, [here - shift for shift in _SHIFTS]) if up is None else up
-    moved = _monotone(steps)
-    if not moved or steps is None:
+        itself = _is_itself(near[False], near[True]) if False in near and True in near else set()
+        return itself | (_monotone(list(near.values())) if len(near) > 3 else set())
+    moved = _monotone(list(near.values())) if len(near) > 2 else set()
+    if not moved:
         return set()
-    ends = [here, here + 0.5, here + 1] if up is not None else [here - 1, here - 0.5, here]
-    between = moved & _monotone(_at(fn, label, leaf, ends))
-    far = [here, *(here + (shift if up is not None else -shift) for shift in _FAR_SHIFTS)]
-    return between | (moved & _monotone(_at(fn, label, leaf, far)))
+    start = here if here + 1 in near else here - 1
+    between = [_at(fn, label, leaf, number) for number in (start, start + 0.5, start + 1)]
+    far = [near.get(here), *(_at(fn, label, leaf, here + shift) for shift in _FAR)]
+    return moved & (_monotone(between) | _monotone(far))
 
 
-def _at(fn: Named, label: str, leaf: Any, numbers: Collection[Any]) -> dict[str, np.ndarray] | None:
-    """Outputs at several numbers, one after the other; None where one of these does not do."""
+def _at(fn: Named, label: str, leaf: Any, number: Any) -> dict[str, np.ndarray] | None:
+    """Outputs at another number; None where it does not do."""
     try:
         with _quiet():
-            found = [outputs(partial(fn, {label: _alike(leaf, number)})) for number in numbers]
-            return {name: np.stack([one[name] for one in found]).reshape(len(found), -1) for name in found[0]}
+            return outputs(partial(fn, {label: _alike(leaf, number)}))
     except Exception:
         return None
 
 
-def _monotone(steps: Mapping[str, np.ndarray] | None) -> set[str]:
-    found = set()
-    for name, values in (steps or {}).items():
-        changes = np.diff(values.astype(float), axis=0)
+def _monotone(steps: Sequence[dict[str, np.ndarray] | None]) -> set[str]:
+    """Outputs of which some elements move in one direction, and all others stay."""
+    known = [step for step in steps if step is not None]
+    found: set[str] = set()
+    if len(known) < len(steps):
+        return found
+    for name, first in known[0].items():
+        if any(step[name].shape != first.shape for step in known):
+            continue
+        changes = np.diff(np.asarray([step[name] for step in known], float), axis=0)
         still, one_way = (changes == 0).all(0), (changes > 0).all(0) | (changes < 0).all(0)
         if (still | one_way).all() and one_way.any():
             found.add(name)
     return found
 
 
-def _is_itself(values: np.ndarray) -> bool:
-    """Whether what changes is 0 for False and 1 for True."""
-    changed = values[0] != values[1]
-    return bool(changed.any() and (values[0][changed] == 0).all() and (values[1][changed] == 1).all())
+def _is_itself(at_false: dict[str, np.ndarray], at_true: dict[str, np.ndarray]) -> set[str]:
+    """Outputs of which what changes is 0 for False and 1 for True."""
+    found = set()
+    for name, false in at_false.items():
+        changed = false != at_true[name] if false.shape == at_true[name].shape else np.zeros(0, bool)
+        if changed.any() and (false[changed] == 0).all() and (at_true[name][changed] == 1).all():
+            found.add(name)
+    return found
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from jax import random
 
 from numpyro_mi.model import call_checks
 from numpyro_mi.model.contents import Contents, as_array, dtype_of
-from numpyro_mi.model.dependence import Named, Numbers, moved_by, readers, scalar_readers
+from numpyro_mi.model.dependence import Named, Numbers, holders, readers, scalar_holders, scalar_readers
 from numpyro_mi.model.resemblance import is_made_of
 from numpyro_mi.model.staging import essences, outputs, own_arrays
 
@@ -69,7 +69,7 @@ def check(
     read = _read(partial(simulation, random.key(0)), call.contents, set().union(*sources.values()))
     if read:
         call_checks.refuse_data_reading([label.replace(_MODEL, "model") for label in read], simulated)
-    unknown = sorted(name for name in simulated if not sources[name])
+    unknown = sorted(name for name in simulated if all(label.startswith(_MODEL) for label in sources[name]))
     if unknown:
         values = outputs(lambda: {name: value for name, value in given({}).items() if name in unknown})
         arrays = own_arrays(lambda rng_key: simulation(rng_key, {}), random.key(0))
@@ -81,11 +81,9 @@ def check(
 def _sources(given: Named, contents: Contents, names: Collection[str]) -> dict[str, set[str]]:
     """For each value that is given, the numbers that hold it."""
     numbers = {label: as_array(leaf) for label, leaf in {**contents.arrays, **contents.columns}.items()}
-    by_label, scalars = readers(given, contents.arrays, contents.columns), moved_by(given, contents.scalars)
-    selections = [label for label, found in by_label.items() if found and _may_select(numbers[label])]
-    if selections:
-        by_value = readers(given, contents.arrays, contents.columns, by_index=False)
-        by_label.update({label: by_value[label] for label in selections})
+    selections = [label for label, array in numbers.items() if _may_select(array)]
+    by_label = holders(given, contents.arrays, contents.columns, selections)
+    scalars = scalar_holders(given, contents.scalars)
     found = {}
     for name in names:
         sources = {label for label, sites in by_label.items() if name in sites}

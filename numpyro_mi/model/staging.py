@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,11 +107,21 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
     return Staged(Program(closed.jaxpr, out_tree, key), constants)
 
 
-def essences(fn: Callable[[], dict[str, Any]]) -> dict[str, tuple]:
-    """What each named output of `fn()` is computed from: program and arrays, without dead code; comparable."""
+class Essence(NamedTuple):
+    """What an output is computed from: its shapes, and program and arrays, without dead code."""
+
+    shapes: tuple
+    program: tuple
+
+
+def essences(fn: Callable[[], dict[str, Any]]) -> dict[str, Essence]:
+    """What each named output of `fn()` is computed from; comparable."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)()
     return {
-        name: (jax.tree.structure(shape[name]), *_identity(part.jaxpr), *map(_bytes, part.consts))
+        name: Essence(
+            (jax.tree.structure(shape[name]), *(leaf.shape for leaf in jax.tree.leaves(shape[name]))),
+            (*_identity(part.jaxpr), *map(_bytes, part.consts)),
+        )
         for name, part in _by_output(closed, shape).items()
     }
 
