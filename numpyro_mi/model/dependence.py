@@ -51,16 +51,21 @@ def scalar_readers(fn: Named, scalars: Numbers) -> Readers:
     return _Trials(fn, scalars, _other_scalar, num_others=2).readers() if scalars else {}
 
 
-def scalar_holders(fn: Named, scalars: Numbers) -> Readers:
+def scalar_holders(fn: Named, scalars: Numbers, of_arrays: Collection[str]) -> Readers:
     """Which outputs contain single integers and booleans as numbers.
 
     A size changes shapes, an index fails or is clamped beyond the last element, a seed moves nothing in one direction,
-    and a switch knows two values. The elements of an output that a number enters move one way with it, without end.
+    and a switch knows two values. The elements of an output that a number enters move one way with it, without end, or
+    as far as the model lets it go are the number itself; the latter says nothing of outputs `of_arrays`, of which it
+    may be an index.
     """
     if not scalars:
         return {}
     changed = _Trials(fn, scalars, _other_scalar, num_others=2, other_shapes=False, always_read=False).readers()
-    return {label: names & _moved(fn, label, scalars[label]) if names else set() for label, names in changed.items()}
+    return {
+        label: names & _moved(fn, label, scalars[label], of_arrays) if names else set()
+        for label, names in changed.items()
+    }
 
 
 def _readers(fn: Named, arrays: Numbers, columns: Numbers, by_index: bool, other_shapes: bool) -> Readers:
@@ -193,14 +198,14 @@ def _alike(leaf: Any, number: Any) -> Any:
     return dtype.type(number) if isinstance(leaf, np.generic) else np.asarray(number, dtype)
 
 
-def _moved(fn: Named, label: str, leaf: Any) -> set[str]:
+def _moved(fn: Named, label: str, leaf: Any, of_arrays: Collection[str]) -> set[str]:
     """Outputs with elements that move with a number, in one direction only."""
     here, is_bool = int(leaf), np.asarray(leaf).dtype == np.bool_
     numbers = [False, True, 2, 3, 5, 8] if is_bool else [here + shift for shift in _NEAR]
     tried = {number: _at(fn, label, leaf, number) for number in numbers}
     near = {number: values for number, values in tried.items() if values is not None}
     if is_bool:
-        itself = _is_itself(near[False], near[True]) if False in near and True in near else set()
+        itself = _itself({number: near[number] for number in (False, True) if number in near})
         return itself | (_monotone(list(near.values())) if len(near) > 3 else set())
     moved = _monotone(list(near.values())) if len(near) > 2 else set()
     if not moved:
@@ -208,7 +213,7 @@ def _moved(fn: Named, label: str, leaf: Any) -> set[str]:
     start = here if here + 1 in near else here - 1
     between = [_at(fn, label, leaf, number) for number in (start, start + 0.5, start + 1)]
     far = [near.get(here), *(_at(fn, label, leaf, here + shift) for shift in _FAR)]
-    return moved & (_monotone(between) | _monotone(far))
+    return moved & (_monotone(between) | _monotone(far) | (_itself(near) - set(of_arrays)))
 
 
 def _at(fn: Named, label: str, leaf: Any, number: Any) -> dict[str, np.ndarray] | None:
@@ -236,12 +241,17 @@ def _monotone(steps: Sequence[dict[str, np.ndarray] | None]) -> set[str]:
     return found
 
 
-def _is_itself(at_false: dict[str, np.ndarray], at_true: dict[str, np.ndarray]) -> set[str]:
-    """Outputs of which what changes is 0 for False and 1 for True."""
+def _itself(steps: Mapping[Any, dict[str, np.ndarray]]) -> set[str]:
+    """Outputs of which what changes is the number, at each of several numbers."""
+    if len(steps) < 2:
+        return set()
+    (number, first), *others = steps.items()
     found = set()
-    for name, false in at_false.items():
-        changed = false != at_true[name] if false.shape == at_true[name].shape else np.zeros(0, bool)
-        if changed.any() and (false[changed] == 0).all() and (at_true[name][changed] == 1).all():
+    for name, values in first.items():
+        if any(other[name].shape != values.shape for _, other in others):
+            continue
+        changed = np.any([other[name] != values for _, other in others], axis=0)
+        if changed.any() and all((step[name][changed] == at).all() for at, step in steps.items()):
             found.add(name)
     return found
 

@@ -83,7 +83,7 @@ def _sources(given: Named, contents: Contents, names: Collection[str]) -> dict[s
     numbers = {label: as_array(leaf) for label, leaf in {**contents.arrays, **contents.columns}.items()}
     selections = [label for label, array in numbers.items() if _may_select(array)]
     by_label = holders(given, contents.arrays, contents.columns, selections)
-    scalars = scalar_holders(given, contents.scalars)
+    scalars = scalar_holders(given, contents.scalars, set().union(*by_label.values()))
     found = {}
     for name in names:
         sources = {label for label, sites in by_label.items() if name in sites}
