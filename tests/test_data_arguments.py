@@ -183,9 +183,12 @@ def test_a_single_number_that_is_data_is_not_read(value):
     joint_model(fine, "z", "x", (value, 3))
 
 
+NAN = np.array([0.5, np.nan, 1.5])
 NUMBERS = {
     "cast": (lambda k: (int(k), float(k)), 5),
-    "logarithm": (lambda k: (np.log(k), k), 5),
+    "logarithm": (lambda k: (np.log(k), k), 1),
+    "beside missing values": (lambda k: (jnp.concatenate([jnp.array([k]), NAN]), k), 5),
+    "a difference": (lambda k: (k - 3, k), 5),
     "in a range": (lambda k: (k, [1, 2, 4, 8, 16, 32][k]), 5),
     "in a vector": (lambda k: (jnp.concatenate([jnp.array([k]), Y]), k), 5),
     "which": (lambda b: (jnp.where(b, 1.0, 0.0), 1 + b), True),
@@ -224,6 +227,8 @@ def shuffled(seed):
 SORTED = np.sort(Y)
 CODES = {name: i for i, name in enumerate("abcdefghij")}
 ROWS = np.array([4, 2, 7])
+UNITS = types.SimpleNamespace(y=Y, loc=1.5, scale=10)
+COUNTS = np.array([3, 11, 7, 0, 24, 13, 8, 2, 17, 5, 40, 9])
 SELECTED = types.SimpleNamespace(y=Y, x=X, rows=ROWS)
 INNOCENT = {
     "size": (lambda n, y: (y[:n], jnp.ones(n)), (10, Y)),
@@ -236,6 +241,10 @@ INNOCENT = {
     "rows in an object": (lambda d: (d.y[d.rows], d.x[d.rows]), (SELECTED,)),
     "switch": (lambda log, y: (np.log(y), 1.0) if log else (y, 3.0), (True, np.abs(Y))),
     "switch in JAX": (lambda b: (jnp.where(b, Y, X), 1.0 if b else 3.0), (True,)),
+    "unit": (lambda y, scale: (y / scale, 1 / scale), (Y, 2.0)),
+    "unit in an object": (lambda d: ((d.y - d.loc) / d.scale, d.loc / d.scale), (UNITS,)),
+    "total": (lambda counts, total: (counts / total, 1 / total), (COUNTS, 50)),
+    "total of one count": (lambda count, total: (count / total, 1 / total), (7, 50)),
     "seed": (seeded, (5,)),
     "seed of NumPy": (shuffled, (5,)),
     "window": (lambda w, y: (np.convolve(y, np.ones(w) / w, "same"), 1.0 * w), (2, Y)),
@@ -352,7 +361,6 @@ def scanned(start, values):
 
 TABLE = jnp.stack([jnp.asarray(Y), jnp.asarray(X)], 1)
 WIDE = jnp.concatenate([TABLE, TABLE[:, 1:] ** 2], 1)
-COUNTS = np.array([3, 11, 7, 0, 24, 13, 8, 2, 17, 5, 40, 9])
 READ_IN_CLOSURE = {
     "NumPy": closure(lambda: (Y[1:], Y[:-1])),
     "JAX": closure(lambda: (jnp.asarray(Y)[1:], jnp.asarray(Y)[:-1])),

@@ -40,7 +40,8 @@ ROOMS = {
     "model.dependence": ["model.contents", "model.staging"],
     "model.given_values": ["model.checks", "model.staging"],
     "model.resemblance": [],
-    "model.leaks": ["model.call_checks", "model.dependence", "model.resemblance"],
+    "model.single_numbers": ["model.dependence"],
+    "model.leaks": ["model.call_checks", "model.resemblance", "model.single_numbers"],
     "model.elements": ["model.checks"],
     "model.trace": [
         "model.elements",

@@ -10,16 +10,13 @@ import jax
 import numpy as np
 
 from numpyro_mi.model.contents import as_array, dtype_of, in_form
-from numpyro_mi.model.staging import depends_on, essences, outputs
+from numpyro_mi.model.staging import depends_on, essences
 
 Numbers = Mapping[str, Any]
 Named = Callable[[Numbers], dict[str, Any]]
 """Named outputs at other numbers, given by their labels; at no others `{}`."""
 Readers = dict[str, set[str]]
 """By label, the names of the outputs that depend on it."""
-
-_NEAR = (-3, -2, -1, 0, 1, 2, 3, 5, 8)
-_FAR = (1009, 10_007)
 
 
 def readers(fn: Named, arrays: Numbers, columns: Numbers) -> Readers:
@@ -46,28 +43,6 @@ def holders(fn: Named, arrays: Numbers, columns: Numbers, selections: Collection
     return found
 
 
-def scalar_readers(fn: Named, scalars: Numbers) -> Readers:
-    """Which outputs depend on single integers and booleans, in any way."""
-    return _Trials(fn, scalars, _other_scalar, num_others=2).readers() if scalars else {}
-
-
-def scalar_holders(fn: Named, scalars: Numbers, of_arrays: Collection[str]) -> Readers:
-    """Which outputs contain single integers and booleans as numbers.
-
-    A size changes shapes, an index fails or is clamped beyond the last element, a seed moves nothing in one direction,
-    and a switch knows two values. The elements of an output that a number enters move one way with it, without end, or
-    as far as the model lets it go are the number itself; the latter says nothing of outputs `of_arrays`, of which it
-    may be an index.
-    """
-    if not scalars:
-        return {}
-    changed = _Trials(fn, scalars, _other_scalar, num_others=2, other_shapes=False, always_read=False).readers()
-    return {
-        label: names & _moved(fn, label, scalars[label], of_arrays) if names else set()
-        for label, names in changed.items()
-    }
-
-
 def _readers(fn: Named, arrays: Numbers, columns: Numbers, by_index: bool, other_shapes: bool) -> Readers:
     found: Readers = {}
     try:
@@ -80,11 +55,11 @@ def _readers(fn: Named, arrays: Numbers, columns: Numbers, by_index: bool, other
                 continue
     left = {label: value for label, value in {**arrays, **columns}.items() if label not in found}
     if left:
-        found.update(_Trials(fn, left, _other_array, num_others=5, other_shapes=other_shapes).readers())
+        found.update(Trials(fn, left, other_array, num_others=5, other_shapes=other_shapes).readers())
     return found
 
 
-class _Trials:
+class Trials:
     """The program of a function at other numbers, compared with that at its own.
 
     Parameters
@@ -139,7 +114,7 @@ class _Trials:
         ran = False
         for i in range(self._num_others):
             try:
-                with _quiet():
+                with quiet():
                     others = {label: self._other(self._numbers[label], i) for label in labels}
                     there = essences(partial(self._fn, others))
             except Exception:
@@ -167,7 +142,7 @@ def _traced(fn: Named, numbers: Numbers, by_index: bool) -> Readers:
     return {label: {name for name, used in by_output.items() if label in used} for label in numbers}
 
 
-def _other_array(leaf: Any, i: int) -> Any:
+def other_array(leaf: Any, i: int) -> Any:
     """Another value of the same shape and type (still a pandas object, if it is one), likely ones first."""
     value, dtype = as_array(leaf), dtype_of(as_array(leaf))
     if np.issubdtype(dtype, np.bool_):
@@ -180,84 +155,9 @@ def _other_array(leaf: Any, i: int) -> Any:
     return in_form(leaf, (value * (0.5 if i == 3 else -1)).astype(dtype))
 
 
-def _other_scalar(leaf: Any, i: int) -> Any:
-    if np.asarray(leaf).dtype == np.bool_:
-        return _alike(leaf, 2 if i else not bool(leaf))
-    return _alike(leaf, int(leaf) + (-1 if i else 1))
-
-
-def _alike(leaf: Any, number: Any) -> Any:
-    """A number in the form of an integer or boolean: an array for an array, of its own type where it has that value."""
-    if isinstance(leaf, bool | int):
-        return number
-    dtype = np.asarray(leaf).dtype
-    if isinstance(number, float) or (dtype == np.bool_ and not isinstance(number, bool)):
-        dtype = np.asarray(number).dtype
-    elif dtype != np.bool_ and not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max:
-        raise OverflowError
-    return dtype.type(number) if isinstance(leaf, np.generic) else np.asarray(number, dtype)
-
-
-def _moved(fn: Named, label: str, leaf: Any, of_arrays: Collection[str]) -> set[str]:
-    """Outputs with elements that move with a number, in one direction only."""
-    here, is_bool = int(leaf), np.asarray(leaf).dtype == np.bool_
-    numbers = [False, True, 2, 3, 5, 8] if is_bool else [here + shift for shift in _NEAR]
-    tried = {number: _at(fn, label, leaf, number) for number in numbers}
-    near = {number: values for number, values in tried.items() if values is not None}
-    if is_bool:
-        itself = _itself({number: near[number] for number in (False, True) if number in near})
-        return itself | (_monotone(list(near.values())) if len(near) > 3 else set())
-    moved = _monotone(list(near.values())) if len(near) > 2 else set()
-    if not moved:
-        return set()
-    start = here if here + 1 in near else here - 1
-    between = [_at(fn, label, leaf, number) for number in (start, start + 0.5, start + 1)]
-    far = [near.get(here), *(_at(fn, label, leaf, here + shift) for shift in _FAR)]
-    return moved & (_monotone(between) | _monotone(far) | (_itself(near) - set(of_arrays)))
-
-
-def _at(fn: Named, label: str, leaf: Any, number: Any) -> dict[str, np.ndarray] | None:
-    """Outputs at another number; None where it does not do."""
-    try:
-        with _quiet():
-            return outputs(partial(fn, {label: _alike(leaf, number)}))
-    except Exception:
-        return None
-
-
-def _monotone(steps: Sequence[dict[str, np.ndarray] | None]) -> set[str]:
-    """Outputs of which some elements move in one direction, and all others stay."""
-    known = [step for step in steps if step is not None]
-    found: set[str] = set()
-    if len(known) < len(steps):
-        return found
-    for name, first in known[0].items():
-        if any(step[name].shape != first.shape for step in known):
-            continue
-        changes = np.diff(np.asarray([step[name] for step in known], float), axis=0)
-        still, one_way = (changes == 0).all(0), (changes > 0).all(0) | (changes < 0).all(0)
-        if (still | one_way).all() and one_way.any():
-            found.add(name)
-    return found
-
-
-def _itself(steps: Mapping[Any, dict[str, np.ndarray]]) -> set[str]:
-    """Outputs of which what changes is the number, at each of several numbers."""
-    if len(steps) < 2:
-        return set()
-    (number, first), *others = steps.items()
-    found = set()
-    for name, values in first.items():
-        if any(other[name].shape != values.shape for _, other in others):
-            continue
-        changed = np.any([other[name] != values for _, other in others], axis=0)
-        if changed.any() and all((step[name][changed] == at).all() for at, step in steps.items()):
-            found.add(name)
-    return found
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without the warnings that other numbers may give."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield

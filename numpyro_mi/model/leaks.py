@@ -11,8 +11,9 @@ from jax import random
 
 from numpyro_mi.model import call_checks
 from numpyro_mi.model.contents import Contents, as_array, dtype_of
-from numpyro_mi.model.dependence import Named, Numbers, holders, readers, scalar_holders, scalar_readers
+from numpyro_mi.model.dependence import Named, Numbers, holders, readers
 from numpyro_mi.model.resemblance import is_made_of
+from numpyro_mi.model.single_numbers import scalar_holders, scalar_readers, without_units
 from numpyro_mi.model.staging import essences, outputs, own_arrays
 
 Trace = Callable[[Callable[[], Any], frozenset[str], jax.Array], dict[str, dict]]
@@ -84,13 +85,13 @@ def _sources(given: Named, contents: Contents, names: Collection[str]) -> dict[s
     selections = [label for label, array in numbers.items() if _may_select(array)]
     by_label = holders(given, contents.arrays, contents.columns, selections)
     scalars = scalar_holders(given, contents.scalars, set().union(*by_label.values()))
-    found = {}
     for name in names:
         sources = {label for label, sites in by_label.items() if name in sites}
         masks = {label for label in sources if np.issubdtype(dtype_of(numbers[label]), np.bool_)}
-        sources = sources if masks == sources else sources - masks  # obs=jnp.where(mask, x, 0)
-        found[name] = sources | {label for label, sites in scalars.items() if name in sites}
-    return found
+        for label in masks if masks != sources else ():  # obs=jnp.where(mask, x, 0)
+            by_label[label] = by_label[label] - {name}
+    by_label = without_units(given, contents.originals(), {**by_label, **scalars})
+    return {name: {label for label, sites in by_label.items() if name in sites} for name in names}
 
 
 def _may_select(array: Any) -> bool:
