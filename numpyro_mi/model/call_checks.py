@@ -89,8 +89,19 @@ def known_parameters(sites: Mapping[str, Site], params: Mapping[str, Any]) -> No
 def refuse_data_reading(arguments: Sequence[str], sites: Collection[str]) -> NoReturn:
     """Refuse a model whose data argument is read outside `obs=`."""
     raise ValueError(
-        f"the model reads its data argument {listed(arguments)} outside obs= (as an autoregression written on the "
-        f"argument does), so {listed(sorted(sites))} cannot be simulated from the model alone: the real data would "
-        "leak in. Write the recursion with numpyro.contrib.control_flow.scan on the sampled values, or pass None if "
-        "the model then simulates its data; a mask of missing values must be an argument of its own."
+        f"the model reads its data argument {listed(arguments)} outside obs=, so {listed(sorted(sites))} cannot be "
+        "simulated from the model alone: the real data would leak in. Write an autoregression with "
+        "numpyro.contrib.control_flow.scan on the sampled values, or pass None if the model then simulates its data. "
+        "What else it needs must be an argument of its own: a mask of missing values, a number that is computed from "
+        "the data, such as that of classes, or covariates (as arguments, or in a dict of arrays, not in one array "
+        "with the outcomes)."
+    )
+
+
+def refuse_data_within(site: str) -> NoReturn:
+    """Refuse a model that closes over its data and reads them outside `obs=`."""
+    raise ValueError(
+        f"the model reads the data that it gives to site {site!r} by obs= elsewhere too: an array that the simulation "
+        "is computed from has the same values. The real data would leak into the simulated ones. Write an "
+        "autoregression with numpyro.contrib.control_flow.scan on the sampled values, or pass the data as an argument."
     )

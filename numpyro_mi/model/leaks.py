@@ -1,4 +1,4 @@
-"""Whether a model reads its data argument elsewhere than in `obs=`, where simulation would mix in real data."""
+"""Whether a model reads its data elsewhere than in `obs=`, where simulation would mix in real data."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -8,33 +8,43 @@ from typing import Any
 import jax
 import numpy as np
 from jax import random
-from numpyro import handlers
 
 from numpyro_mi.model import call_checks
-from numpyro_mi.model.staging import depends_on, essence
+from numpyro_mi.model.contents import Contents, as_array, dtype_of
+from numpyro_mi.model.dependence import Named, Numbers, holders, readers
+from numpyro_mi.model.resemblance import is_made_of
+from numpyro_mi.model.single_numbers import scalar_holders, scalar_readers, without_units
+from numpyro_mi.model.staging import essences, outputs, own_arrays
 
-Arguments = Mapping[str, Any]
+Trace = Callable[[Callable[[], Any], frozenset[str], jax.Array], dict[str, dict]]
+Bind = Callable[[Callable, tuple, Mapping[str, Any]], Callable[[], Any]]
+
+_MODEL = "<model>"  # no argument is named like this
 
 
 def check(
     model: Callable,
     args: tuple,
     kwargs: Mapping[str, Any],
-    params: Mapping[str, Any],
+    bind: Bind,
     simulated: frozenset[str],
     sites: Collection[str],
-    trace: Callable[[Callable, frozenset[str], jax.Array], dict[str, dict]],
+    trace: Trace,
 ) -> None:
     """Refuse a model whose simulation depends on an argument that holds data.
 
     An argument holds data if the value that a data site is given is computed from it. Once the data
-    are simulated nothing may depend on it any more. Arrays, floats and lists of numbers are looked
-    at; what a model closes over cannot be.
+    are simulated nothing may depend on it any more. Arguments are looked into wherever numbers may be: defaults, what
+    `functools.partial` binds, containers and attributes of objects. A single integer or boolean is mostly a size, an
+    index or a switch, and holds data if a value that is given moves with it as with a number. A value that comes of no
+    argument is one that the model closes over, and is compared with the arrays that the simulation is computed from.
 
     Parameters
     ----------
-    model, args, kwargs, params
+    model, args, kwargs
         As the model is called.
+    bind
+        `bind(model, args, kwargs)`: the model without arguments.
     simulated
         Sites that are given a value by the call, and are drawn instead.
     sites
@@ -42,104 +52,112 @@ def check(
     trace
         `trace(run, simulated, rng_key)`: the trace of a bound model with those sites drawn.
     """
-    # By position in a dict, for a tuple of numbers is a leaf and the tuple of arguments is none.
-    passed = {"args": dict(enumerate(args)), "kwargs": dict(kwargs)}
-    leaves, tree = jax.tree.flatten(passed, is_leaf=_is_number_list)
-    numbers = {str(i): _as_array(leaf) for i, leaf in enumerate(leaves) if _may_hold_data(leaf)}
+    call = _Call(model, args, kwargs, bind)
 
-    def traced(values: Arguments, drawn: frozenset[str]) -> dict[str, dict]:
-        filled = [_as_passed(leaf, values[str(i)]) if str(i) in values else leaf for i, leaf in enumerate(leaves)]
-        new = jax.tree.unflatten(tree, filled)
-        run = partial(handlers.substitute(model, data=dict(params)), *new["args"].values(), **new["kwargs"])
-        return trace(run, drawn, random.key(0))
+    def given(numbers: Numbers) -> dict[str, Any]:
+        found = trace(call(numbers), frozenset(), random.key(0))
+        return {name: found[name]["value"] for name in simulated}
 
-    def given(site: str, values: Arguments) -> dict[str, Any]:
-        return {site: traced(values, frozenset())[site]["value"]}
-
-    def simulation(values: Arguments) -> dict[str, Any]:
-        found = traced(values, simulated)
+    def simulation(rng_key: jax.Array, numbers: Numbers) -> dict[str, Any]:
+        found = trace(call(numbers), simulated, rng_key)
         return {
             name: (found[name]["value"], found[name]["fn"].log_prob(jax.lax.stop_gradient(found[name]["value"])))
             for name in sites
         }
 
-    if not numbers:
-        return
-    holds_data: set[str] = set()
-    for site in simulated:
-        sources = _read_by(partial(given, site), numbers)
-        masks = {name for name in sources if np.issubdtype(np.asarray(numbers[name]).dtype, np.bool_)}
-        holds_data |= sources if masks == sources else sources - masks  # obs=jnp.where(mask, x, 0)
-    both = sorted(int(i) for i in holds_data & _read_by(simulation, numbers)) if holds_data else []
-    if both:
-        paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(passed, is_leaf=_is_number_list)[0]]
-        call_checks.refuse_data_reading([_argument_name(model, paths[i]) for i in both], simulated)
+    call.open(given)
+    sources = _sources(given, call.contents, simulated)
+    read = _read(partial(simulation, random.key(0)), call.contents, set().union(*sources.values()))
+    if read:
+        call_checks.refuse_data_reading([label.replace(_MODEL, "model") for label in read], simulated)
+    unknown = sorted(name for name in simulated if all(label.startswith(_MODEL) for label in sources[name]))
+    if unknown:
+        values = outputs(lambda: {name: value for name, value in given({}).items() if name in unknown})
+        arrays = own_arrays(lambda rng_key: simulation(rng_key, {}), random.key(0))
+        for name in unknown:
+            if any(is_made_of(array, values[name]) for array in arrays):
+                call_checks.refuse_data_within(name)
 
 
-def _may_hold_data(leaf: Any) -> bool:
-    """Arrays, floats and lists of numbers; a whole number alone is a size, and a boolean alone a switch."""
-    if _is_number_list(leaf) or isinstance(leaf, float):
-        return True
-    return hasattr(leaf, "shape") and (np.ndim(leaf) > 0 or np.issubdtype(np.asarray(leaf).dtype, np.floating))
+def _sources(given: Named, contents: Contents, names: Collection[str]) -> dict[str, set[str]]:
+    """For each value that is given, the numbers that hold it."""
+    numbers = {label: as_array(leaf) for label, leaf in {**contents.arrays, **contents.columns}.items()}
+    selections = [label for label, array in numbers.items() if _may_select(array)]
+    by_label = holders(given, contents.arrays, contents.columns, selections)
+    scalars = scalar_holders(given, contents.scalars, set().union(*by_label.values()))
+    for name in names:
+        sources = {label for label, sites in by_label.items() if name in sites}
+        masks = {label for label in sources if np.issubdtype(dtype_of(numbers[label]), np.bool_)}
+        for label in masks if masks != sources else ():  # obs=jnp.where(mask, x, 0)
+            by_label[label] = by_label[label] - {name}
+    by_label = without_units(given, contents.originals(), {**by_label, **scalars})
+    return {name: {label for label, sites in by_label.items() if name in sites} for name in names}
 
 
-def _is_number_list(value: Any) -> bool:
-    if not isinstance(value, list | tuple) or hasattr(value, "_fields") or not value:
-        return False
-    return all(
-        _is_number_list(item) or (isinstance(item, int | float) and not isinstance(item, bool)) for item in value
+def _may_select(array: Any) -> bool:
+    """Whether it may be the index of one element after the other, as in obs=x[index]."""
+    return dtype_of(array).kind in "iu" and len(np.unique(np.asarray(array))) == np.size(array)
+
+
+def _read(simulation: Named, contents: Contents, labels: Collection[str]) -> list[str]:
+    """Those of the numbers that a simulation depends on."""
+    arrays, columns, scalars = (
+        {label: value for label, value in numbers.items() if label in labels}
+        for numbers in (contents.arrays, contents.columns, contents.scalars)
     )
+    by_label = {**readers(simulation, arrays, columns), **scalar_readers(simulation, scalars)}
+    return [label for label in contents.originals() if by_label.get(label)]
 
 
-def _as_array(leaf: Any) -> Any:
-    return np.asarray(leaf) if isinstance(leaf, list | tuple | float) else leaf
+class _Call:
+    """A model bound to its arguments, with other numbers in these."""
+
+    def __init__(self, model: Callable, args: tuple, kwargs: Mapping[str, Any], bind: Bind):
+        bound: Any = model
+        while isinstance(bound, partial):
+            bound, args, kwargs = bound.func, (*bound.args, *args), {**bound.keywords, **kwargs}
+        self._model, self._bind, self._plain = bound, bind, (args, dict(kwargs))
+        self._passed: dict[str, Any] = {}
+        self._num_positional = 0
+        self.contents = Contents({})
+
+    def open(self, given: Named) -> None:
+        """Look into the arguments, but not where defaults, or copies of objects, make another model."""
+        here = essences(partial(given, {}))
+        for defaults, objects in ((True, True), (False, True), (False, False)):
+            self._passed, self._num_positional = _by_name(self._model, *self._plain, defaults)
+            self.contents = Contents({_MODEL: self._model, **self._passed}, objects)
+            try:
+                if essences(partial(given, self.contents.originals())) == here:
+                    return
+            except Exception:
+                continue
+
+    def __call__(self, numbers: Numbers) -> Callable[[], Any]:
+        if not numbers:
+            return self._bind(self._model, *self._plain)
+        filled = self.contents.filled(numbers)
+        names = list(self._passed)
+        args = tuple(filled[name] for name in names[: self._num_positional])
+        return self._bind(filled[_MODEL], args, {name: filled[name] for name in names[self._num_positional :]})
 
 
-def _as_passed(leaf: Any, value: Any) -> Any:
-    """An array in the form of the argument that it stands for."""
-    if isinstance(leaf, list | tuple):
-        return type(leaf)(_as_passed(part, value[i]) for i, part in enumerate(leaf))
-    traced = isinstance(value, jax.core.Tracer)
-    return type(leaf)(value) if isinstance(leaf, int | float) and not traced else value
-
-
-def _read_by(fn: Callable[[Arguments], dict[str, Any]], numbers: Arguments) -> frozenset[str]:
-    """The arguments that `fn` reads the values of.
-
-    Code that cannot be traced (NumPy functions of an argument, sizes computed from one) is staged at
-    the given values and at others instead: what is not read leaves the same program. Where the model
-    takes no other values it reads them.
-    """
+def _by_name(model: Callable, args: tuple, kwargs: dict[str, Any], defaults: bool) -> tuple[dict[str, Any], int]:
+    """The arguments of a call by name, positional ones first, and how many these are."""
+    numbered = {f"positional argument {i}": value for i, value in enumerate(args)}
     try:
-        return frozenset().union(*depends_on(fn, dict(numbers)).values())
-    except Exception:
-        if len(numbers) > 1:
-            return frozenset().union(*(_read_by(fn, {name: value}) for name, value in numbers.items()))
-    ((name, value),) = numbers.items()
-    here = essence(partial(fn, {name: value}))
-    for other in _others(value):
-        try:
-            return frozenset() if essence(partial(fn, {name: other})) == here else frozenset({name})
-        except Exception:
-            continue
-    return frozenset({name})
-
-
-def _others(value: Any) -> list[Any]:
-    """Other values of the same shape and type (still a pandas object, if it is one), likely ones first."""
-    dtype = np.asarray(value).dtype
-    if np.issubdtype(dtype, np.bool_):
-        return [~value]
-    ramp = np.linspace(1, 2, np.size(value)).reshape(np.shape(value)).astype(dtype)
-    return [value + ramp, value - ramp, (value - value.min() / 2).astype(dtype), (value * 0.5).astype(dtype)]
-
-
-def _argument_name(model: Callable, path: tuple) -> str:
-    """Name of the model's argument that a pytree path of `(args, kwargs)` points to."""
-    where, key = path[0].key, path[1].key
-    if where == "kwargs":
-        return str(key)
-    try:
-        return list(inspect.signature(model).parameters)[key]
-    except (TypeError, ValueError, IndexError):
-        return f"positional argument {key}"
+        bound = inspect.signature(model).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return {**numbered, **kwargs}, len(args)
+    if defaults:
+        bound.apply_defaults()
+    names: list[str] = []
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{name}[{i}]" for i in range(len(bound.arguments.get(name, ())))]
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(name)
+    passed = dict(zip(names, bound.args, strict=False))
+    if len(passed) < len(bound.args) or set(passed) & set(bound.kwargs):
+        return {**numbered, **kwargs}, len(args)
+    return {**passed, **bound.kwargs}, len(passed)

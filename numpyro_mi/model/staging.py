@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 Constants = Sequence[jax.Array]
+
+_CALLS = ("jit", "pjit")  # the names of one primitive
 
 
 class Program:
@@ -105,39 +107,126 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
     return Staged(Program(closed.jaxpr, out_tree, key), constants)
 
 
-def essence(fn: Callable[[], Any]) -> tuple:
-    """What the result of `fn()` is computed from: program and arrays, without dead code; comparable."""
-    closed = _live(jax.make_jaxpr(fn)())
-    return (*_identity(closed.jaxpr), *map(_bytes, closed.consts))
+class Essence(NamedTuple):
+    """What an output is computed from: its shapes, and program and arrays, without dead code."""
+
+    shapes: tuple
+    program: tuple
 
 
-def _live(closed: ClosedJaxpr) -> ClosedJaxpr:
+def essences(fn: Callable[[], dict[str, Any]]) -> dict[str, Essence]:
+    """What each named output of `fn()` is computed from; comparable."""
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)()
+    return {
+        name: Essence(
+            (jax.tree.structure(shape[name]), *(leaf.shape for leaf in jax.tree.leaves(shape[name]))),
+            (*_identity(part.jaxpr), *map(_bytes, part.consts)),
+        )
+        for name, part in _by_output(closed, shape).items()
+    }
+
+
+def outputs(fn: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The named outputs of `fn()`, one array each, computed without what they do not depend on."""
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)()
+    return {name: np.asarray(jaxpr_as_fun(part)()[0]) for name, part in _by_output(closed, shape).items()}
+
+
+def _by_output(closed: ClosedJaxpr, shape: dict[str, Any]) -> dict[str, ClosedJaxpr]:
+    """The part of a program that each named output is computed by."""
+    names = [name for name in sorted(shape) for _ in jax.tree.leaves(shape[name])]
+    return {name: _live(closed, [other == name for other in names]) for name in shape}
+
+
+def _live(closed: ClosedJaxpr, wanted: Sequence[bool] | None = None) -> ClosedJaxpr:
     """Without dead code, and without the arrays that only dead code reads.
 
     A model called with its data and one called without then stage to the same simulation.
     """
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    wanted = [True] * len(closed.jaxpr.outvars) if wanted is None else list(wanted)
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, wanted, instantiate=True)
     read = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
     kept = [(var, const) for var, const in zip(jaxpr.constvars, closed.consts, strict=True) if id(var) in read]
     return ClosedJaxpr(jaxpr.replace(constvars=[var for var, _ in kept]), [const for _, const in kept])
 
 
-def depends_on(fn: Callable, inputs: dict[str, Any]) -> dict[str, frozenset[str]]:
+def depends_on(fn: Callable, inputs: dict[str, Any], *, by_index: bool = True) -> dict[str, frozenset[str]]:
     """For each named output of `fn(inputs)`, the names of the inputs that it is computed from.
 
     Dead-code elimination follows the carry of `scan` exactly, so that a state space model does not
     look as if every state depended on every observation; where JAX has no rule (a `while` loop), an
-    output counts as depending on all inputs of the loop.
+    output counts as depending on all inputs of the loop. Without `by_index`, an input that only says which elements
+    of another one are taken does not count.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(inputs)
+    jaxpr = closed.jaxpr if by_index else _without_indices(closed.jaxpr, [True] * len(closed.jaxpr.invars))
     input_names = [name for name in sorted(inputs) for _ in jax.tree.leaves(inputs[name])]
     output_names = [name for name in sorted(shape) for _ in jax.tree.leaves(shape[name])]
     result: dict[str, frozenset[str]] = {name: frozenset() for name in shape}
     for name in shape:
         wanted = [other == name for other in output_names]
-        _, used = partial_eval.dce_jaxpr(closed.jaxpr, wanted)
+        _, used = partial_eval.dce_jaxpr(jaxpr, wanted)
         result[name] = frozenset(n for n, u in zip(input_names, used, strict=True) if u)
     return result
+
+
+def _without_indices(jaxpr: Jaxpr, from_input: Sequence[bool]) -> Jaxpr:
+    """A program for dependencies alone, which takes elements of inputs by constant indices."""
+    known = {var for var, is_input in zip(jaxpr.invars, from_input, strict=True) if is_input}
+
+    def is_input(var: Any) -> bool:
+        return not isinstance(var, Literal) and var in known
+
+    eqns = []
+    for eqn in jaxpr.eqns:
+        inner = eqn.params.get("jaxpr")
+        if eqn.primitive.name in ("gather", "dynamic_slice") and is_input(eqn.invars[0]):
+            avals: list[Any] = [var.aval for var in eqn.invars[1:]]
+            indices = [Literal(np.zeros(aval.shape, aval.dtype), aval) for aval in avals]
+            eqns.append(eqn.replace(invars=[eqn.invars[0], *indices]))
+        elif eqn.primitive.name in _CALLS and isinstance(inner, ClosedJaxpr):
+            inner = inner.replace(jaxpr=_without_indices(inner.jaxpr, [is_input(var) for var in eqn.invars]))
+            eqns.append(eqn.replace(params={**eqn.params, "jaxpr": inner}))
+        else:
+            eqns.append(eqn)
+        if any(map(is_input, eqn.invars)):
+            known.update(eqn.outvars)
+    return jaxpr.replace(eqns=eqns)
+
+
+def own_arrays(fn: Callable, *inputs: Any) -> list[np.ndarray]:
+    """Arrays that a function has of its own, as they are where they first meet one of its inputs."""
+    closed = _live(jax.make_jaxpr(fn)(*inputs))
+
+    def run(constants: Constants) -> list[Any]:
+        met: list[Any] = []
+        _meet(closed.jaxpr, constants, [None] * len(closed.jaxpr.invars), met)
+        return met
+
+    return [np.asarray(array) for array in jax.jit(run)(closed.consts)]
+
+
+def _meet(jaxpr: Jaxpr, constants: Constants, values: Sequence[Any], met: list[Any]) -> list[Any]:
+    """Compute what needs no input, for which `None` stands, and collect it where it meets one."""
+    known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *values), strict=True))
+
+    def read(var: Any) -> Any:
+        return var.val if isinstance(var, Literal) else known[var]
+
+    for eqn in jaxpr.eqns:
+        here, inner = [read(var) for var in eqn.invars], eqn.params.get("jaxpr")
+        if all(value is not None for value in here):
+            bound = eqn.primitive.get_bind_params(eqn.params)
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)  # older releases of JAX, newer ones
+            out = eqn.primitive.bind(*functions, *here, **params)
+            out = out if eqn.primitive.multiple_results else [out]
+        elif eqn.primitive.name in _CALLS and isinstance(inner, ClosedJaxpr):
+            out = _meet(inner.jaxpr, inner.consts, here, met)
+        else:
+            met += [value for value in here if value is not None and jnp.issubdtype(jnp.result_type(value), np.number)]
+            out = [None] * len(eqn.outvars)
+        known.update(zip(eqn.outvars, out, strict=True))
+    return [read(var) for var in jaxpr.outvars]
 
 
 def repeated_outputs(fn: Callable, inputs: dict[str, Any]) -> set[str]:

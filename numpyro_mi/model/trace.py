@@ -11,7 +11,7 @@ import numpyro
 from jax import random
 from numpyro import handlers
 
-from numpyro_mi.model import call_checks, checks, elements, integral_checks, leaks, parameters
+from numpyro_mi.model import call_checks, checks, elements, given_values, integral_checks, leaks, parameters
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
 from numpyro_mi.model.support import outside, site_log_probs
@@ -108,23 +108,28 @@ def joint_model(
     checks.disjoint(groups)
     args, kwargs, params = call_checks.arguments(model, model_args, model_kwargs, params)
 
-    def bound(model: Callable) -> Callable[[], Any]:
-        ending = handlers.condition(model, condition_fn=_with_draws_that_end)
+    def bound(model: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+        split = elements.SplitSites(model, cells) if cells else model
+        ending = handlers.condition(split, condition_fn=_with_draws_that_end)
         run = partial(handlers.substitute(ending, data=params), *args, **kwargs)
         return handlers.condition(run, data=fixed) if fixed else run
 
-    run = bound(model)
-    traced = _abstract_trace(run)
+    cells: dict[str, dict[str, elements.Index]] = {}
+    run = bound(model, args, kwargs)
+    whole = traced = _abstract_trace(run)
     cells = elements.asked_cells(groups, traced)
     if cells:
         checks.simulable(traced)
-        model = elements.SplitSites(model, cells)
-        run = bound(model)
+        run = bound(model, args, kwargs)
         traced = _abstract_trace(run)
         elements.check_split(cells, traced)
     checks.names(traced, groups)
     checks.simulable(traced)
     call_checks.known_parameters(traced, params)
+    free = partial(handlers.substitute(model, data=params), *args, **kwargs)
+    with checks.model_errors():
+        sources = given_values.drawn_sources(free, _abstract_trace(free) if fixed else whole)
+    given_values.check(sources)
     asked = frozenset(groups["latent"] + groups["data"] + groups["given"])
     checks.value_shapes({name: traced[name] for name in asked})
     checks.inside(_held_outside(run, fixed), fixed)
@@ -156,7 +161,7 @@ def joint_model(
     checks.no_silent_evidence({name: used for name, used in parents.items() if name not in draft.sites})
     _check_masks(draft, parents)
     if draft.simulated:
-        leaks.check(model, args, kwargs, params, draft.simulated, draft.sites, _trace)
+        leaks.check(model, args, kwargs, bound, draft.simulated, draft.sites, _trace)
     return replace(
         draft,
         parents={name: parents[name] - {name, _KEY} for name in draft.sites},
