@@ -19,6 +19,7 @@ from numpyro.distributions import biject_to
 from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.coordinates import STANDARDISED, standardise
+from numpyro_mi.model.laws import Laws, stage_laws
 from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
@@ -39,9 +40,7 @@ class JointDraw(NamedTuple):
     log_probs
         Log-density of each random site given its parents, in nats.
     drift
-        For each site, by how much that differs from its log-density in the trace that drew it.
-    misread
-        For each site whose density depends on a summed site, by how much the sum's tables err at this draw.
+        For each site, that minus its log-density in the trace that drew it, nats.
     points
         For each integral, its continuous integrated sites in unconstrained coordinates: an exact draw of
         the normalised integrand.
@@ -52,7 +51,6 @@ class JointDraw(NamedTuple):
     values: Values
     log_probs: Values
     drift: Values
-    misread: Values
     points: tuple[Values, ...]
     sums: tuple[jax.Array, ...]
 
@@ -162,11 +160,16 @@ class Coordinates(NamedTuple):
 
 
 class StagedModel(NamedTuple):
-    """All that a run needs of a model: the simulation, its integrals, and the pieces behind the sums in each draw."""
+    """All that a run needs of a model.
+
+    The simulation, the integrals, the pieces behind the sums in each draw, and what checks the draws against the
+    densities.
+    """
 
     draw: Staged
     integrals: tuple[StagedIntegral, ...]
     sums: tuple[PieceKey, ...]
+    laws: Callable[[], Laws]
 
 
 def stage_model(
@@ -186,7 +189,9 @@ def stage_model(
         _stage_integral(own, example.values, point, gradients, posterior_sampler)
         for own, point in zip(pieces, example.points, strict=True)
     )
-    return StagedModel(stage(draw, random.key(0)), integrals, tuple(own.integral.key for own in sums))
+    points = {name: point for found in example.points for name, point in found.items()}
+    laws = partial(stage_laws, model, (*pieces, *sums), example.values, points)
+    return StagedModel(stage(draw, random.key(0)), integrals, tuple(own.integral.key for own in sums), laws)
 
 
 def fixed_log_probs(model: JointModel, exact: Sequence[str], sums: Sequence[LogMarginal], values: Values) -> float:
@@ -228,13 +233,9 @@ def _joint_draw(model: JointModel, integrals: Sequence[Piece], sums: Sequence[Pi
     trace = handlers.trace(model.held_at(values)).get_trace()
     held, drawn = site_log_probs(trace, model.sites), site_log_probs(drawing, model.sites)
     log_probs = {name: held[name] for name in model.sites}
-    drift = {name: jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.sites}
-    misread: Values = {}
-    for own in (*integrals, *sums):
-        for name, error in own.misread(values).items():
-            misread[name] = jnp.maximum(misread.get(name, 0.0), error)
+    drift = {name: held[name] - drawn[name] for name in model.sites}
     points = tuple(_unconstrain(trace, values, own, drawing) for own in integrals)
-    return JointDraw(values, log_probs, drift, misread, points, tuple(own.log_total({}, values) for own in sums))
+    return JointDraw(values, log_probs, drift, points, tuple(own.log_total({}, values) for own in sums))
 
 
 def _unconstrain(

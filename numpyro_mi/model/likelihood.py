@@ -25,8 +25,8 @@ class Likelihood(NamedTuple):
     Attributes
     ----------
     simulate
-        `(latents, rng_key) -> (data, drift)`: one draw, and by how much its log-density differs where it is drawn and
-        where it is held.
+        `(latents, rng_key) -> (data, drift)`: one draw, and its log-density where it is held minus that where it is
+        drawn, nats.
     log_prob
         `(latents, data) -> nats`.
     inside
@@ -54,7 +54,7 @@ def _simulate(model: JointModel, latents: Values, rng_key: jax.Array) -> tuple[V
     drawing = handlers.trace(run).get_trace()
     data = {name: known_value(drawing[name]) for name in model.data}
     held, drawn = _log_prob(model, latents, data), _total(drawing, model.data)
-    return data, jnp.abs(held - drawn) / (1 + jnp.abs(held))
+    return data, held - drawn
 
 
 def _log_prob(model: JointModel, latents: Values, data: Values) -> jax.Array:

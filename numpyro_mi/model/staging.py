@@ -89,10 +89,10 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
         then join the key, through the text of the gradient and the arrays that only it holds.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
-    closed = _live(closed)
+    closed = live(closed)
     key: tuple = _identity(closed.jaxpr)
     if differentiable:
-        gradient = _live(jax.make_jaxpr(jax.grad(lambda *args: fn(*args)))(*example))
+        gradient = live(jax.make_jaxpr(jax.grad(lambda *args: fn(*args)))(*example))
         new = [const for const in gradient.consts if not any(const is known for known in closed.consts)]
         known = {_bytes(const) for const in closed.consts} if new else set()
         key += (*_identity(gradient.jaxpr), *(c for c in map(_bytes, new) if c not in known))
@@ -107,16 +107,17 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
 
 def essence(fn: Callable[[], Any]) -> tuple:
     """What the result of `fn()` is computed from: program and arrays, without dead code; comparable."""
-    closed = _live(jax.make_jaxpr(fn)())
+    closed = live(jax.make_jaxpr(fn)())
     return (*_identity(closed.jaxpr), *map(_bytes, closed.consts))
 
 
-def _live(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """Without dead code, and without the arrays that only dead code reads.
+def live(closed: ClosedJaxpr, wanted: Sequence[bool] | None = None) -> ClosedJaxpr:
+    """Without dead code, and without the arrays that only dead code reads; of the outputs, those that are wanted.
 
     A model called with its data and one called without then stage to the same simulation.
     """
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    wanted = [True] * len(closed.jaxpr.outvars) if wanted is None else list(wanted)
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, wanted, instantiate=True)
     read = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
     kept = [(var, const) for var, const in zip(jaxpr.constvars, closed.consts, strict=True) if id(var) in read]
     return ClosedJaxpr(jaxpr.replace(constvars=[var for var, _ in kept]), [const for _, const in kept])
