@@ -24,6 +24,7 @@ WRONG = {
 }
 """What it means that an identity fails."""
 _CHANCE = 1e-9
+_ROUNDING = 2e-3
 
 
 class Mean(NamedTuple):
@@ -99,11 +100,20 @@ def acceptance(log_ratio: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
 
 
-def mean_of(terms: Any, span: float = SPAN) -> Mean:
-    """The mean of independent terms in an interval of a given length, and the bound of Maurer and Pontil (2009)."""
+def mean_of(terms: Any, num_cells: int = 1) -> Mean:
+    """The mean of independent terms, and the bound of Maurer and Pontil (2009) on how far it is from zero.
+
+    Parameters
+    ----------
+    terms
+        Terms in an interval of length `SPAN`, or means of such terms over cells that are independent.
+    num_cells
+        How many cells each is the mean of.
+    """
     terms = np.asarray(terms, np.float64)
     count, log_chance = len(terms), np.log(2 / _CHANCE)
-    allowed = np.sqrt(2 * terms.var(ddof=1) * log_chance / count) + 7 * span * log_chance / (3 * (count - 1))
+    rare = 7 * SPAN * log_chance / (3 * (count * num_cells - 1))
+    allowed = np.sqrt(2 * terms.var(ddof=1) * log_chance / count) + max(rare, _ROUNDING)
     return Mean(float(terms.mean()), float(allowed))
 
 

@@ -140,7 +140,7 @@ class LawTest:
         for name in self._conditionals[0].terms:
             parts = [block.terms[name] for block in self._conditionals]
             for what in WRONG:
-                mean = mean_of(np.concatenate([getattr(part, what) for part in parts]))
+                mean = mean_of(np.concatenate([getattr(part, what) for part in parts]), int(parts[0].num_cells[0]))
                 if mean.fails and not atoms(self._rows(name)).any():
                     _refuse_conditional(name, what, mean, name in self._laws.own)
         for group, blocks in self._moved.items() if self._steps else ():
