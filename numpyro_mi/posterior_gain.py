@@ -23,11 +23,11 @@ from numpyro_mi.estimation import spoil
 from numpyro_mi.evidence.base import log_mean_exp
 from numpyro_mi.evidence.importance import StructuredInfoNCE
 from numpyro_mi.keys import Role, key_record, role_key
+from numpyro_mi.laws import Differences
 from numpyro_mi.model import parameters
 from numpyro_mi.model.integral_checks import needs_likelihood
 from numpyro_mi.model.likelihood import Likelihood, check_likelihood, posterior_arrays, stage_likelihood
 from numpyro_mi.model.trace import JointModel, Values
-from numpyro_mi.preflight import LARGEST_DRIFT, refuse_drift
 from numpyro_mi.progress import Progress
 from numpyro_mi.results import MIBounds
 from numpyro_mi.timing import Stopwatch
@@ -98,13 +98,15 @@ class PosteriorGain:
                 self._check_samples()
             rows = _orders(role_key(self.key, Role.SPLIT), len(self.samples[self.model.latent[0]]))
             keys = [role_key(self.key, role) for role in (Role.JOINT, Role.NEGATIVES)]
+            drift = Differences()
             try:
                 for first in range(done, num_samples, size):
-                    lower, upper, drift, invalid = jax.device_get(
+                    lower, upper, difference, log_prob, invalid = jax.device_get(
                         _block(self.functions, self.samples, rows, keys, first, size, self.method.num_particles)
                     )
                     parameters.check([invalid], self.model.parents)
-                    self._check_drift(drift)
+                    drift.add(", ".join(self.model.data), difference, log_prob)
+                    drift.check()
                     terms.append(np.stack([spoil(lower, -1), spoil(upper, +1)])[:, : num_samples - first])
                     progress.stage("scoring")
                     progress.block(*np.concatenate(terms, 1).mean(1))
@@ -151,11 +153,6 @@ class PosteriorGain:
                     "mcmc.get_samples() returns them."
                 )
         parameters.check([invalid], self.model.parents)
-
-    def _check_drift(self, drift: np.ndarray) -> None:
-        largest = float(np.where(np.isfinite(drift), drift, 0.0).max())
-        if largest > LARGEST_DRIFT:
-            refuse_drift(", ".join(self.model.data), largest)
 
 
 def posterior_method(method: Any, samples: Mapping[str, Any], num_samples: int) -> StructuredInfoNCE:
@@ -248,7 +245,7 @@ def _block(likelihood, samples, orders, rng_keys, start, size, num_particles):
         opposite = halves[jnp.where(own < half, 1, 0)][(step + jnp.arange(num_particles)) % half]
         weights = log_weights(jnp.concatenate([others, opposite]))
         mixed = jnp.concatenate([own_log_prob[None] - own_log_prob, weights[: num_particles - 1]])
-        return -log_mean_exp(mixed), -log_mean_exp(weights[num_particles - 1 :]), drift, invalid
+        return -log_mean_exp(mixed), -log_mean_exp(weights[num_particles - 1 :]), drift, own_log_prob, invalid
 
     return jax.vmap(one)(start + jnp.arange(size))
 

@@ -5,27 +5,22 @@ Runs on pilot draws, before anything is tuned or scored.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_mi.laws import COMPILE_QUICKLY, LARGEST_DRIFT, Differences, LawTest
 from numpyro_mi.model import parameters
-from numpyro_mi.model.densities import Integrand, JointDraw, StagedIntegral, StagedModel, flatten
+from numpyro_mi.model.densities import Integrand, JointDraw, StagedModel, flatten
 from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.simulation import blocks
+from numpyro_mi.values import MOST_COLUMNS, check_atoms, check_edges, check_lattices
 
 _NUM_DRAWS = 4096
 _BLOCK = 512
 _LARGEST_T = 6.0
-LARGEST_DRIFT = 1e-2  # relative; recomputing a draw through a transform and back rounds
-_LARGEST_MISREADING = 1e-3  # relative, of one element
-_LARGEST_SHARE = 0.01
-_BEFORE_EDGE = 2.0  # a factor of seven in the distance from 1
-_LARGEST_CHANGE = 0.01  # nats
-_LEAST_DISTINCT = 0.5  # of draws; below, a lattice is coarser than some thousandth of the spread
-_MOST_COLUMNS = 1000
 
 
 def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
@@ -42,10 +37,9 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
         Naming the site, or the sampler.
     """
     # The base draws must not be the simulated latents again: a key of its own for each role.
-    joint_key, base_key, sampler_key = jax.random.split(rng_key, 3)
+    joint_key, base_key, sampler_key, law_key = jax.random.split(rng_key, 4)
     counts: dict[tuple[str, str], int] = {}
-    drift: dict[str, float] = {}
-    misread: dict[str, float] = {}
+    drift, laws = Differences(), LawTest(staged.laws())
     latents: dict[str, list[np.ndarray]] = {}
     differences: list[dict[tuple[int, str], np.ndarray]] = []
     invalid = []
@@ -55,31 +49,27 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
         invalid.append(draws.invalid)
         for name, value in draws.log_probs.items():
             _count(counts, ("log-density", name), value)
-            moved = np.asarray(draws.drift[name])
-            drift[name] = max(drift.get(name, 0.0), float(np.where(np.isfinite(moved), moved, 0.0).max()))
-        for name, error in draws.misread.items():
-            misread[name] = max(misread.get(name, 0.0), float(np.nan_to_num(error, nan=np.inf).max()))
+            drift.add(name, draws.drift[name], value)
         # A site that several integrals integrate out has one value.
         for name, value in {name: value for point in draws.points for name, value in point.items()}.items():
             _count(counts, ("unconstrained value", name), value)
-            latents.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :_MOST_COLUMNS])
+            latents.setdefault(name, []).append(np.asarray(value).reshape(_BLOCK, -1)[:, :MOST_COLUMNS])
+        laws.add(draws, jax.random.fold_in(law_key, start))
         differences.append(_posterior_differences(staged, draws, jax.random.fold_in(sampler_key, start)))
     assert first is not None
     parameters.check(invalid, staged.parents)
-    for name, largest in drift.items():
-        if largest > LARGEST_DRIFT:
-            refuse_drift(name, largest)
-    for name, largest in misread.items():
-        if largest > _LARGEST_MISREADING:
-            _refuse_misreading(name)
+    drift.check()
+    laws.check_sums()
     _check_finite(counts, _NUM_DRAWS)
-    _check_atoms(latents)
-    _check_lattices(latents)
+    check_atoms(latents)
+    check_lattices(latents)
+    laws.check_coarse()
     for integral, points in zip(staged.integrals, first.points, strict=True):
         held = {name: first.values[name] for name in integral.held}
-        _check_edges(integral, held, points)
+        check_edges(integral, held, points)
         found = _factors_at_base(integral.integrand, base_key, held)
         _check_legitimate(jax.device_get(found))
+    laws.check()
     _check_posterior_sampler(differences)
     return first
 
@@ -94,21 +84,21 @@ def preflight_samples(samples: StagedSamples, rng_key: jax.Array) -> None:
     """
     counts: dict[tuple[str, str], int] = {}
     latents: dict[str, list[np.ndarray]] = {"latent": []}
-    invalid = []
+    drift, invalid = Differences(), []
     for _, draws in blocks(samples.draw, rng_key, _NUM_DRAWS, _BLOCK):
         invalid.append(draws.invalid)
         for name, value in (("latent", draws.u), ("data", draws.x)):
             _count(counts, ("value", name), value)
         if samples.log_prior is not None:
-            _count(counts, ("prior density", "latent"), _prior_densities(samples.log_prior, draws.u))
-            largest = float(np.nanmax(draws.drift))
-            if largest > LARGEST_DRIFT:
-                refuse_drift("latent", largest)
-            latents["latent"].append(draws.u[:, :_MOST_COLUMNS])
+            densities = _prior_densities(samples.log_prior, draws.u)
+            _count(counts, ("prior density", "latent"), densities)
+            drift.add("latent", draws.drift, densities)
+            latents["latent"].append(draws.u[:, :MOST_COLUMNS])
     parameters.check(invalid, samples.parents)
+    drift.check()
     _check_finite(counts, _NUM_DRAWS)
     if samples.log_prior is not None:
-        _check_atoms(latents)
+        check_atoms(latents)
 
 
 @jax.jit
@@ -165,81 +155,6 @@ def _check_legitimate(log_probs: Mapping[str, Any]) -> None:
             )
 
 
-def refuse_drift(name: str, largest: float) -> NoReturn:
-    """Refuse a model that is not the same model every time it is called."""
-    raise ValueError(
-        f"the log-density of site {name!r} is not the same where the model draws it and where it is held at that "
-        f"draw (relative difference {largest:.2g}): the model draws with numpy.random or changes state of its own, or "
-        "NumPyro does not put held values in their places (scan(..., reverse=True): scan over the flipped sequence)."
-    )
-
-
-def _refuse_misreading(name: str) -> NoReturn:
-    """Refuse a sum over discrete sites that a conditional does not come apart into."""
-    raise ValueError(
-        f"the distribution of site {name!r} depends on other elements of a discrete site than its own (of another "
-        "element of the plate, or of an earlier time than the one before), so that the sum over the discrete site does "
-        "not come apart. Name the discrete site in given, or write the model so that elements of a plate are "
-        "independent and a chain has one step of memory."
-    )
-
-
-def _refuse_atoms(name: str, share: float) -> NoReturn:
-    """Refuse a continuous latent whose draws repeat."""
-    raise ValueError(
-        f"{share:.1%} of the draws of latent {name!r} have one and the same value: NumPyro clips them at the edge of "
-        "the support, or they are too coarse in float32 at this distance from zero, so that they do not follow the "
-        "density. Use jax.enable_x64, or measure the latent from nearer its location."
-    )
-
-
-def _check_atoms(latents: dict[str, list[np.ndarray]]) -> None:
-    """Refuse a latent of which one value keeps coming back."""
-    for name, parts in latents.items():
-        for column in np.concatenate(parts).T:
-            share = np.unique(column, return_counts=True)[1].max() / _NUM_DRAWS
-            if share > _LARGEST_SHARE:
-                _refuse_atoms(name, share)
-
-
-def _check_edges(integral: StagedIntegral, held: Mapping[str, Any], points: Mapping[str, Any]) -> None:
-    """Refuse a site with values at the float next to 1, where other sites tell that from values a little before it."""
-    for name in integral.by_logit:
-        share, change = jax.device_get(_changes_at_edge(integral.integrand, held, points, name))
-        if share > _LARGEST_SHARE and not change <= _LARGEST_CHANGE:
-            _refuse_atoms(name, share)
-
-
-@partial(jax.jit, static_argnames=("name",))
-def _changes_at_edge(integrand, held, points, name):
-    """How many draws of a site are at the edge, and how much other densities there change a little before it."""
-
-    def one(held, point):
-        logit = point[name]
-        edge = -jnp.log(jnp.finfo(logit.dtype).eps)
-        held, at_edge = integrand.held(held), logit > edge
-        moved = {**point, name: jnp.where(at_edge, edge - _BEFORE_EDGE, logit)}
-        found, wanted = (integrand.site_log_probs(flatten(value), held) for value in (moved, point))
-        changes = [jnp.abs(found[other] - wanted[other]) for other in found if other != name]
-        return at_edge.any(), sum(changes, jnp.zeros(()))
-
-    at_edge, change = jax.vmap(one)(held, points)
-    return at_edge.mean(), jnp.where(at_edge, change, 0.0).sum() / at_edge.sum()
-
-
-def _check_lattices(latents: dict[str, list[np.ndarray]]) -> None:
-    """Refuse a latent whose draws are rounded so much that they keep meeting."""
-    for name, parts in latents.items():
-        for column in np.concatenate(parts).T:
-            distinct = len(np.unique(column))
-            if distinct < _LEAST_DISTINCT * len(column):
-                raise ValueError(
-                    f"draws of latent {name!r} take only {distinct:,} distinct values in {len(column):,}: they "
-                    f"are too coarse in {column.dtype} at this distance from zero, so that they do not follow the "
-                    "density. Use jax.enable_x64, or measure the latent from nearer its location."
-                )
-
-
 def _count(counts: dict, key: tuple[str, str], values: Any) -> None:
     values = np.asarray(values)
     bad = int((~np.isfinite(values.reshape(len(values), -1))).any(1).sum())
@@ -247,7 +162,7 @@ def _count(counts: dict, key: tuple[str, str], values: Any) -> None:
         counts[key] = counts.get(key, 0) + bad
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=COMPILE_QUICKLY)
 def _factors_at_base(integrand, rng_key, held):
     """Each factor of an integral at one base draw for each of a group of held values."""
 

@@ -140,8 +140,8 @@ def coarse():
 
 
 REFUSED = {
-    "reversed scan": (backwards, r"site '[zx]' is not the same where the model draws it.*reverse=True"),
-    "numpy.random": (unrepeatable, "site 'x' is not the same where the model draws it.*numpy.random"),
+    "reversed scan": (backwards, r"'z', 'x' are inside scan\(\.\.\., reverse=True\).*flipped sequence"),
+    "numpy.random": (unrepeatable, "'x' are computed with other numbers every time the model is called.*numpy.random"),
     "own key": (own_key, "'x' bring a key of their own"),
     "seeded inside": (seeded_inside, "'x' bring a key of their own"),
     "shared key": (shared_key, "'z', 'x' bring a key of their own"),
@@ -177,20 +177,6 @@ def test_a_domain_that_is_declared_needs_no_check():
     fn = transformed(dist.HalfNormal(1.0), transforms.AffineTransform(0.0, -1.0, domain=constraints.positive))
     low, high = bounds(noisy(fn)).interval(0.999)
     assert low <= 0.760 <= high
-
-
-def test_an_impossible_upper_bound_is_said_to_be_so():
-    class Liar(dist.Normal):
-        def log_prob(self, value, *args):
-            return dist.Normal(self.loc, 0.2).log_prob(value)
-
-    def model():
-        z = sample("z", Normal(0, 1))
-        sample("x", Liar(z, 2.0))
-
-    result = bounds(model)
-    assert result.upper < -4 * result.upper_se
-    assert "the upper bound lies below zero" in repr(result)
 
 
 def test_room_for_rounding_is_no_wider_support():

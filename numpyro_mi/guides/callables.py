@@ -10,11 +10,13 @@ import numpy as np
 
 from numpyro_mi.guides.base import Conditional, check_fitted
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
+from numpyro_mi.identities import WRONG, mean_of, vector_terms
 from numpyro_mi.model.callables import StagedGuide, stage_guide
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
-_CHECKED = 512
+_CHECKED = 4096
+_NUM_FRESH = 16  # draws of the guide at one x that a normal is fitted to
 _LARGEST_SHARE = 0.01  # of draws that may be infinite in single precision, at the edge of a support
 
 
@@ -77,7 +79,7 @@ class GuideFunction:
             dict(self.guide_kwargs or {}),
             pairs.coordinates(),
         )
-        _check_draws(staged, pairs, rng_key)
+        _check_draws(staged, regression, pairs, rng_key)
         return FittedFunction(staged, regression, replace(self, params=None, guide_args=(), guide_kwargs=None))
 
 
@@ -118,10 +120,10 @@ class FittedFunction:
         return self.staged.log_prob(conditional.unwhiten(v), conditional.extra) + conditional.log_det()
 
 
-def _check_draws(staged: StagedGuide, pairs: Pairs, rng_key: jax.Array) -> None:
-    """Refuse a guide that draws outside the model's support, or whose density is no number."""
+def _check_draws(staged: StagedGuide, regression: FittedRegression, pairs: Pairs, rng_key: jax.Array) -> None:
+    """Refuse a guide that draws outside the model's support, or does not draw from its own density."""
     u, x = (jnp.asarray(part[:_CHECKED]) for part in pairs.first(_CHECKED))
-    drawn, at_own, at_joint = jax.device_get(_evaluated(staged, u, x, rng_key))
+    drawn, at_own, at_joint, terms = jax.device_get(_evaluated(staged, regression, u, x, rng_key))
     outside = (~np.isfinite(drawn)).any(1).mean()
     if outside > _LARGEST_SHARE:
         raise ValueError(
@@ -135,12 +137,29 @@ def _check_draws(staged: StagedGuide, pairs: Pairs, rng_key: jax.Array) -> None:
             f"the log-density of the guide is not a finite number at {wrong.mean():.0%} of its own draws or of those "
             "of the model: check the parameters of its distributions over the whole range of the data."
         )
+    for wrong_how, values in zip(WRONG.values(), terms, strict=True):
+        mean = mean_of(values)
+        if mean.fails:
+            raise ValueError(
+                f"draws of the guide do not follow its density: {wrong_how} (an identity of exact draws is off by "
+                f"{mean.value:.2g}, and chance explains {mean.allowed:.2g}). Both bounds would be wrong. Check that "
+                "sample and log_prob of its distributions belong together."
+            )
 
 
 @jax.jit
-def _evaluated(staged, u, x, rng_key):
+def _evaluated(staged, regression, u, x, rng_key):
     def one(u, x, key):
-        drawn = staged.sample(key, x)
-        return drawn, staged.log_prob(drawn, x), staged.log_prob(u, x)
+        draw_key, fresh_key, other_key = jax.random.split(key, 3)
+        drawn = staged.sample(draw_key, x)
+        conditional = regression.condition(None, x, fresh_key)
+        keys = jax.random.split(fresh_key, _NUM_FRESH)
+        fresh = jax.vmap(lambda key: conditional.whiten(staged.sample(key, x)))(keys)
+
+        def log_density(v):
+            return staged.log_prob(conditional.unwhiten(v), x) + conditional.log_det()
+
+        terms = vector_terms(log_density, conditional.whiten(drawn), fresh, other_key)
+        return drawn, staged.log_prob(drawn, x), staged.log_prob(u, x), terms
 
     return jax.vmap(one)(u, x, jax.random.split(rng_key, len(u)))

@@ -158,6 +158,24 @@ def proper(name: str, fn: dist.Distribution) -> None:
         )
 
 
+def forwards(names: Sequence[str]) -> None:
+    """Refuse a scan backwards over sites; called inside the model."""
+    raise _Refusal(
+        f"site(s) {listed(names)} are inside scan(..., reverse=True), where NumPyro does not put held values in their "
+        "places: scan forwards over the flipped sequence (jnp.flip), and flip what comes out."
+    )
+
+
+def repeatable(names: Sequence[str]) -> None:
+    """Refuse a model that is another one at every call."""
+    if names:
+        raise ValueError(
+            f"site(s) {listed(names)} are computed with other numbers every time the model is called: the model draws "
+            "with numpy.random or random, or changes state of its own. Draw with numpyro.sample, or make such numbers "
+            "once, outside the model, and pass them as arguments."
+        )
+
+
 def no_own_keys(names: Sequence[str]) -> None:
     """Refuse sites whose noise is the same in every simulation, or that of another site."""
     if names:

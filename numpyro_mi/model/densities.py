@@ -19,6 +19,7 @@ from numpyro.distributions import biject_to
 from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.coordinates import STANDARDISED, standardise
+from numpyro_mi.model.laws import Laws, stage_laws
 from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.parameters import Verdict, check_observed, spoil, verdict
 from numpyro_mi.model.pieces import Piece
@@ -40,9 +41,7 @@ class JointDraw(NamedTuple):
     log_probs
         Log-density of each random site given its parents, in nats.
     drift
-        For each site, by how much that differs from its log-density in the trace that drew it.
-    misread
-        For each site whose density depends on a summed site, by how much the sum's tables err at this draw.
+        For each site, that minus its log-density in the trace that drew it, nats.
     points
         For each integral, its continuous integrated sites in unconstrained coordinates: an exact draw of
         the normalised integrand.
@@ -56,7 +55,6 @@ class JointDraw(NamedTuple):
     values: Values
     log_probs: Values
     drift: Values
-    misread: Values
     points: tuple[Values, ...]
     sums: tuple[jax.Array, ...]
     invalid: dict[str, Verdict]
@@ -167,15 +165,17 @@ class Coordinates(NamedTuple):
 
 
 class StagedModel(NamedTuple):
-    """All that a run needs of a model: the simulation, its integrals, and the pieces behind the sums in each draw.
+    """All that a run needs of a model.
 
-    `parents` says which sites each site is computed from.
+    The simulation, the integrals, the pieces behind the sums in each draw, the sites that each site is computed from,
+    and what checks the draws against the densities.
     """
 
     draw: Staged
     integrals: tuple[StagedIntegral, ...]
     sums: tuple[PieceKey, ...]
     parents: Mapping[str, frozenset[str]]
+    laws: Callable[[], Laws]
 
 
 def stage_model(
@@ -196,7 +196,9 @@ def stage_model(
         for own, point in zip(pieces, example.points, strict=True)
     )
     keys = tuple(own.integral.key for own in sums)
-    return StagedModel(stage(draw, random.key(0)), integrals, keys, model.parents)
+    points = {name: point for found in example.points for name, point in found.items()}
+    laws = partial(stage_laws, model, (*pieces, *sums), example.values, points)
+    return StagedModel(stage(draw, random.key(0)), integrals, keys, model.parents, laws)
 
 
 def fixed_log_probs(model: JointModel, exact: Sequence[str], sums: Sequence[LogMarginal], values: Values) -> float:
@@ -241,14 +243,10 @@ def _joint_draw(model: JointModel, integrals: Sequence[Piece], sums: Sequence[Pi
     held, drawn = site_log_probs(trace, model.sites), site_log_probs(drawing, model.sites)
     invalid = {name: verdict(drawing[name]["fn"], held[name] + drawn[name]) for name in model.sites}
     log_probs = {name: spoil(invalid, held[name]) for name in model.sites}
-    drift = {name: jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.sites}
-    misread: Values = {}
-    for own in (*integrals, *sums):
-        for name, error in own.misread(values).items():
-            misread[name] = jnp.maximum(misread.get(name, 0.0), error)
+    drift = {name: held[name] - drawn[name] for name in model.sites}
     points = tuple(_unconstrain(trace, values, own, drawing) for own in integrals)
     log_sums = tuple(own.log_total({}, values) for own in sums)
-    return JointDraw(values, log_probs, drift, misread, points, log_sums, invalid)
+    return JointDraw(values, log_probs, drift, points, log_sums, invalid)
 
 
 def _unconstrain(

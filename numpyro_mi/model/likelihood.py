@@ -28,8 +28,8 @@ class Likelihood(NamedTuple):
     Attributes
     ----------
     simulate
-        `(latents, rng_key) -> (data, drift, invalid)`: one draw, by how much its log-density differs where it is drawn
-        and where it is held, and for each data site what is to be said of its parameters.
+        `(latents, rng_key) -> (data, drift, invalid)`: one draw, its log-density where it is held minus that where it is
+        drawn, nats, and for each data site what is to be said of its parameters.
     log_prob
         `(latents, data) -> nats`.
     inside
@@ -58,7 +58,7 @@ def _simulate(model: JointModel, latents: Values, rng_key: jax.Array) -> tuple[V
     data = {name: known_value(drawing[name]) for name in model.data}
     held, drawn = _log_prob(model, latents, data), _total(drawing, model.data)
     invalid = {name: verdict(drawing[name]["fn"], held) for name in model.data}
-    return data, jnp.abs(held - drawn) / (1 + jnp.abs(held)), invalid
+    return data, held - drawn, invalid
 
 
 def _log_prob(model: JointModel, latents: Values, data: Values) -> jax.Array:

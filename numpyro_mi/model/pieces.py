@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,26 @@ from numpyro_mi.model.sum_plans import layouts, plan
 from numpyro_mi.model.sums import Layout, Sum, Tables
 from numpyro_mi.model.support import JACOBIAN, site_log_prob_tables, site_log_probs
 from numpyro_mi.model.trace import JointModel, Values
+
+_ROUNDING, _SMALL = 1e-5, 1e-4  # of an element's log-density, relative and in nats
+
+
+class Misreading(NamedTuple):
+    """Errors of the tables of one conditional at a model's draw.
+
+    Attributes
+    ----------
+    total
+        Summed over elements, nats, with their signs.
+    relative
+        The largest of an element, relative to its log-density.
+    rounding
+        The largest of an element, relative to what rounding explains.
+    """
+
+    total: jax.Array
+    relative: jax.Array
+    rounding: jax.Array
 
 
 class Piece:
@@ -95,15 +116,19 @@ class Piece:
         found = {name: plain[name] for name in self.integral.factors if name in plain}
         return found | {name: table.reshape(table.shape[0], -1).sum(1).max() for name, table in tables.items()}
 
-    def misread(self, values: Values) -> Values:
-        """For each factor that depends on summed sites, the largest relative error of its tables at a model's draw."""
+    def misread(self, values: Values) -> dict[str, Misreading]:
+        """How far the tables of each factor that depends on summed sites err at a model's draw.
+
+        A table holds an element's log-density with all other elements of its site at values that they do not have in
+        the draw, so that an element whose density depends on others differs from what it is in the draw.
+        """
         if self._sum is None:
             return {}
         trace = handlers.trace(self.model.held_at(values)).get_trace()
         direct = site_log_prob_tables(trace, tuple(self._scopes))
         found = self._sum.read(self._tables({}, values), values)
         wanted = {name: self._sum.aligned(name, direct[name][None])[0] for name in self._scopes}
-        return {name: jnp.max(_relative(found[name], wanted[name])) for name in self._scopes}
+        return {name: _misreading(found[name], wanted[name]) for name in self._scopes}
 
     def _plan(self) -> Sum:
         """How to go through the values of the summed sites."""
@@ -188,6 +213,9 @@ class Piece:
         return self._sum.log_sum(tables)
 
 
-def _relative(found: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Relative difference; equal infinities do not differ."""
-    return jnp.where(found == wanted, 0.0, jnp.abs(found - wanted) / (1 + jnp.abs(wanted)))
+def _misreading(found: jax.Array, wanted: jax.Array) -> Misreading:
+    # Equal infinities do not differ.
+    difference = jnp.where(found == wanted, 0.0, found - wanted)
+    size = jnp.abs(wanted)
+    relative, rounding = jnp.abs(difference) / (1 + size), jnp.abs(difference) / (_ROUNDING * size + _SMALL)
+    return Misreading(difference.sum(), relative.max(), rounding.max())

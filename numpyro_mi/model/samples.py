@@ -31,8 +31,8 @@ class Sample(NamedTuple):
     x
         The data, flattened.
     drift
-        By how much the prior density of the latents differs where they are drawn and where they are held; 0 where
-        it is not asked for.
+        Log-density of the latents where they are held minus that where they are drawn, nats; 0 where it is not asked
+        for.
     invalid
         For each site whose parameters are computed, what is to be said of these.
     """
@@ -101,9 +101,7 @@ def _sample(model: JointModel, prior: bool, rng_key: jax.Array) -> Sample:
     drift = jnp.zeros(())
     if prior:
         held, drawn = (site_log_probs(found, model.latent) for found in (trace, drawing))
-        drift = jnp.stack(
-            [jnp.abs(held[name] - drawn[name]) / (1 + jnp.abs(held[name])) for name in model.latent]
-        ).max()
+        drift = sum((held[name] - drawn[name] for name in model.latent), drift)
     u = {name: _unconstrained(trace[name]["fn"], drawing[name]) for name in model.latent}
     x = features({name: known_value(drawing[name]) for name in model.data})
     return Sample(flatten(u), x, drift, _verdicts(model, drawing))

@@ -91,10 +91,10 @@ def stage(fn: Callable, *example: Any, differentiable: bool = False) -> Staged:
         then join the key, through the text of the gradient and the arrays that only it holds.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
-    closed = _live(closed)
+    closed = live(closed)
     key: tuple = _identity(closed.jaxpr)
     if differentiable:
-        gradient = _live(jax.make_jaxpr(jax.grad(lambda *args: fn(*args)))(*example))
+        gradient = live(jax.make_jaxpr(jax.grad(lambda *args: fn(*args)))(*example))
         new = [const for const in gradient.consts if not any(const is known for known in closed.consts)]
         known = {_bytes(const) for const in closed.consts} if new else set()
         key += (*_identity(gradient.jaxpr), *(c for c in map(_bytes, new) if c not in known))
@@ -122,24 +122,24 @@ def essences(fn: Callable[[], dict[str, Any]]) -> dict[str, Essence]:
             (jax.tree.structure(shape[name]), *(leaf.shape for leaf in jax.tree.leaves(shape[name]))),
             (*_identity(part.jaxpr), *map(_bytes, part.consts)),
         )
-        for name, part in _by_output(closed, shape).items()
+        for name, part in by_output(closed, shape).items()
     }
 
 
 def outputs(fn: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
     """The named outputs of `fn()`, one array each, computed without what they do not depend on."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)()
-    return {name: np.asarray(jaxpr_as_fun(part)()[0]) for name, part in _by_output(closed, shape).items()}
+    return {name: np.asarray(jaxpr_as_fun(part)()[0]) for name, part in by_output(closed, shape).items()}
 
 
-def _by_output(closed: ClosedJaxpr, shape: dict[str, Any]) -> dict[str, ClosedJaxpr]:
+def by_output(closed: ClosedJaxpr, shape: dict[str, Any]) -> dict[str, ClosedJaxpr]:
     """The part of a program that each named output is computed by."""
     names = [name for name in sorted(shape) for _ in jax.tree.leaves(shape[name])]
-    return {name: _live(closed, [other == name for other in names]) for name in shape}
+    return {name: live(closed, [other == name for other in names]) for name in shape}
 
 
-def _live(closed: ClosedJaxpr, wanted: Sequence[bool] | None = None) -> ClosedJaxpr:
-    """Without dead code, and without the arrays that only dead code reads.
+def live(closed: ClosedJaxpr, wanted: Sequence[bool] | None = None) -> ClosedJaxpr:
+    """Without dead code, and without the arrays that only dead code reads; of the outputs, those that are wanted.
 
     A model called with its data and one called without then stage to the same simulation.
     """
@@ -196,7 +196,7 @@ def _without_indices(jaxpr: Jaxpr, from_input: Sequence[bool]) -> Jaxpr:
 
 def own_arrays(fn: Callable, *inputs: Any) -> list[np.ndarray]:
     """Arrays that a function has of its own, as they are where they first meet one of its inputs."""
-    closed = _live(jax.make_jaxpr(fn)(*inputs))
+    closed = live(jax.make_jaxpr(fn)(*inputs))
 
     def run(constants: Constants) -> list[Any]:
         met: list[Any] = []

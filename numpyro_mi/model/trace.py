@@ -12,6 +12,7 @@ from jax import random
 from numpyro import handlers
 
 from numpyro_mi.model import call_checks, checks, elements, given_values, integral_checks, leaks, parameters
+from numpyro_mi.model.repetition import ForwardScans, changing
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
 from numpyro_mi.model.support import outside, site_log_probs
@@ -152,6 +153,8 @@ def joint_model(
         own_keys = _own_keys(draft)
         parents, unevaluated = _parents(draft)
         noisy = _noisy(draft)
+        changed = changing(draft.simulate, draft.sites)
+    checks.repeatable(changed)
     call_checks.parameters(traced, params, used, keyed)
     checks.drawn([name for name in draft.sites if not by_key[name] and name not in fixed])
     checks.no_own_keys(own_keys)
@@ -218,7 +221,7 @@ def _abstract_trace(run: Callable) -> dict[str, Site]:
     found: dict[str, Site] = {}
 
     def record(rng_key):
-        trace = _trace(run, frozenset(), rng_key)
+        trace = _trace(ForwardScans(run), frozenset(), rng_key)
         found.update({name: parameters.with_flaw(site(msg), msg) for name, msg in trace.items()})
 
     with checks.model_errors():
