@@ -28,8 +28,8 @@ class Likelihood(NamedTuple):
     Attributes
     ----------
     simulate
-        `(latents, rng_key) -> (data, drift, invalid)`: one draw, its log-density where it is held minus that where it is
-        drawn, nats, and for each data site what is to be said of its parameters.
+        `(latents, rng_key) -> (data, drift, invalid)`: one draw, its log-density where it is held minus that where it
+        is drawn, nats, and for each data site what is to be said of its parameters.
     log_prob
         `(latents, data) -> nats`.
     inside
