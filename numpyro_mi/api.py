@@ -118,12 +118,12 @@ def mi_bounds(
     num_samples, batch_size = check_run(method, num_samples, batch_size)
     key = as_key(rng_key)
     joint = joint_model(model, latent, data, model_args, model_kwargs, params, given)
-    notes: tuple[str, ...] = ()
+    notes = joint.notes
     if method is None:
         method = MINEAIS() if joint.without_density else AIS()
         if joint.without_density:
             names = ", ".join(joint.without_density)
-            notes = (f"{names} can be simulated but has no density: a lower bound alone, by MINEAIS().",)
+            notes += (f"{names} can be simulated but has no density: a lower bound alone, by MINEAIS().",)
     if isinstance(method, DIRECT_METHODS):
         if joint.given:
             integral_checks.given_needs_likelihood(joint.given, type(method).__name__)

@@ -165,7 +165,7 @@ def information_gain_gradient(
     values, gradients = _scored(function, design, key, num_samples, block_size(num_samples, method.num_particles))
     lower = mean(spoil(values, -1))
     gradient, gradient_se = (jax.tree.map(lambda leaf, part=part: _means(leaf)[part], gradients) for part in (0, 1))
-    return GainGradient(*lower, gradient, gradient_se, num_samples, _notes(method, lower.value))
+    return GainGradient(*lower, gradient, gradient_se, num_samples, (*joint.notes, *_notes(method, lower.value)))
 
 
 def _staged(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,8 @@ from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.gains import InformationGain, worse
 from numpyro_mi.keys import as_key
+from numpyro_mi.model.checks import ModelError
+from numpyro_mi.model.told import is_concretisation
 from numpyro_mi.model.trace import JointModel, joint_model
 from numpyro_mi.posterior_gain import PosteriorGain, posterior_gains
 from numpyro_mi.results import MIBounds
@@ -124,7 +127,8 @@ def expected_information_gain(
     for i in range(_count(designs)):
         args, kwargs = _design(designs, i)
         passed = ((*args, *model_args), {**(model_kwargs or {}), **kwargs})
-        joints.append(joint_model(model, latent, data, *passed, params, given))
+        with _sizes_as_numbers(designs):
+            joints.append(joint_model(model, latent, data, *passed, params, given))
     rows: Sequence[Rows] | Sequence[PosteriorGain]
     if posterior_samples is None:
         rows = _rows(joints, AIS() if method is None else method, key)
@@ -135,6 +139,27 @@ def expected_information_gain(
     size = block_size(num_samples, rows[0].lanes) if batch_size is None else batch_size
     results, dropped = _run(rows, (*looks, num_samples), min(size, num_samples, *looks), progress_bar)
     return InformationGain(designs, results, len(rows), num_samples, looks, dropped, len(programs))
+
+
+@contextmanager
+def _sizes_as_numbers(designs: Any) -> Iterator[None]:
+    """Say how a design is passed that is a size, where the model cannot be traced with it as an array."""
+    named = designs.items() if isinstance(designs, Mapping) else enumerate(designs)
+    whole = {
+        name: np.asarray(values).tolist()
+        for name, values in named
+        if hasattr(values, "dtype") and np.ndim(values) == 1 and np.issubdtype(values.dtype, np.integer)
+    }
+    try:
+        yield
+    except ModelError as error:
+        if not whole or not is_concretisation(error.__cause__):
+            raise
+        first, values = next(iter(whole.items()))
+        raise TypeError(
+            f"design {first!r} is an array of whole numbers, and the model uses an array as a size or in Python: pass "
+            f"it as a sequence of Python numbers, {first!r}: {values}, which takes a compiled program for each value."
+        ) from error
 
 
 def _rows(joints: Sequence[JointModel], method: EvidenceMethod, key: jax.Array) -> list[Rows]:

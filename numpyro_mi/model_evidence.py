@@ -161,8 +161,10 @@ def evidence_bounds(
     values = joint.observed_values()
     if observed is not None:
         values = call_checks.observed_values(observed, joint.traced, joint.data)
-    if isinstance(method, AIS) and isinstance(method.scheme, IR) and values is not None:
-        integral_checks.refuse_sampler_on_observed()
+    if values is not None:
+        values = joint.known(values)
+        if isinstance(method, AIS) and isinstance(method.scheme, IR):
+            integral_checks.refuse_sampler_on_observed()
     require_likelihood(joint, method)
     row = evidence(joint)
     rows = Rows(joint, (row,), method, as_key(rng_key))

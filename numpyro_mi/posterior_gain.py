@@ -126,7 +126,7 @@ class PosteriorGain:
             data=model.data,
             fixed=(HISTORY,),
             method=describe(self.method),
-            notes=(NOTE,),
+            notes=(NOTE, *model.notes),
             seconds=raw.seconds,
             key=key_record(self.key),
             environment=environment(),

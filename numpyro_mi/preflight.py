@@ -5,6 +5,7 @@ Runs on pilot draws, before anything is tuned or scored.
 
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.model.densities import Integrand, JointDraw, StagedIntegral, StagedModel, flatten
+from numpyro_mi.model.edges import why_not_finite
 from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.simulation import blocks
 
@@ -25,6 +27,7 @@ _BEFORE_EDGE = 2.0  # a factor of seven in the distance from 1
 _LARGEST_CHANGE = 0.01  # nats
 _LEAST_DISTINCT = 0.5  # of draws; below, a lattice is coarser than some thousandth of the spread
 _MOST_COLUMNS = 1000
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
@@ -68,7 +71,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     for name, largest in misread.items():
         if largest > _LARGEST_MISREADING:
             _refuse_misreading(name)
-    _check_finite(counts, _NUM_DRAWS)
+    _check_finite(counts, _NUM_DRAWS, first.values)
     _check_atoms(latents)
     _check_lattices(latents)
     for integral, points in zip(staged.integrals, first.points, strict=True):
@@ -132,18 +135,18 @@ def _both_coordinates(integrand, held, points):
     return jax.vmap(one)(held, points)
 
 
-def _check_finite(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:
+def _check_finite(counts: Mapping[tuple[str, str], int], num_draws: int, values: Mapping[str, Any] = _NONE) -> None:
     """Refuse a model whose own draws have no finite density or no finite unconstrained value.
 
     Exact draws at the edge of a support may be infinite in float32. Up to one in a thousand they
-    are scored as what they are, an infinite term; above that nothing finite can come out.
+    are scored as what they are, an infinite term; above that nothing finite can come out. `values` are draws of the
+    sites, which may tell why.
     """
     for (what, name), bad in counts.items():
         if bad > num_draws / 1000:
             raise ValueError(
                 f"the {what} of site {name!r} is not finite at {bad} of {num_draws} of the model's own draws (above "
-                "1 in 1,000): a draw at the edge of the support, or parameters out of range. Use jax.enable_x64, a "
-                "support farther from its edge, or check the distribution's parameters."
+                f"1 in 1,000): {why_not_finite(name, {site: np.asarray(value) for site, value in values.items()})}"
             )
 
 

@@ -102,6 +102,7 @@ class Rows:
             "key": key_record(self.key),
             "environment": environment(),
             "num_requested": raw.num_requested,
+            "notes": self.model.notes,
             "decomposition": described(decomposition, self.model.parents),
         }
         return MIBounds(lower_i, upper_i, **(fields | changes))

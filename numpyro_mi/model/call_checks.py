@@ -74,6 +74,30 @@ def parameters(
         )
 
 
+def centering(name: str, site: str, sources: Sequence[str], valued: bool, known: Sequence[Collection[str]]) -> None:
+    """Refuse a site of LocScaleReparam whose meaning depends on a parameter without a value.
+
+    Parameters
+    ----------
+    name, site
+        The parameter, and the site that was reparametrised.
+    sources
+        The random sites that this one is computed from.
+    valued
+        Whether the value itself of the random site behind it matters: it is held, or has a density of its own.
+    known
+        If that site is named: the sites that are known with it.
+    """
+    if not valued and all(set(sources) <= set(group) for group in known):
+        return
+    together = "" if valued else f", or name {listed(sources)} together in one group"
+    raise ValueError(
+        f"parameter {name!r} of LocScaleReparam has no value, and what the random site {site + '_decentered'!r} stands "
+        f"for depends on it: pass the model without handlers.reparam and name {site!r}, or pass the fitted value as "
+        f"params={{{name!r}: ...}}{together}."
+    )
+
+
 def known_parameters(sites: Mapping[str, Site], params: Mapping[str, Any]) -> None:
     """Refuse values for what is no parameter of the model."""
     declared = [name for name, site in sites.items() if site.kind == "param"]
@@ -92,5 +116,6 @@ def refuse_data_reading(arguments: Sequence[str], sites: Collection[str]) -> NoR
         f"the model reads its data argument {listed(arguments)} outside obs= (as an autoregression written on the "
         f"argument does), so {listed(sorted(sites))} cannot be simulated from the model alone: the real data would "
         "leak in. Write the recursion with numpyro.contrib.control_flow.scan on the sampled values, or pass None if "
-        "the model then simulates its data; a mask of missing values must be an argument of its own."
+        "the model then simulates its data; a mask of missing values must be an argument of its own, and one that "
+        "other data choose must be computed from what numpyro.sample returns for them."
     )

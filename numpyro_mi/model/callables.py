@@ -14,6 +14,7 @@ from numpyro_mi.model.densities import Coordinates, held_values
 from numpyro_mi.model.sites import Site, site
 from numpyro_mi.model.staging import Staged, depends_on, stage
 from numpyro_mi.model.support import site_log_probs
+from numpyro_mi.model.told import told
 
 _KEY = "<rng_key>"  # no site is named like this
 
@@ -96,8 +97,8 @@ def _guide_errors() -> Iterator[None]:
         raise ValueError(str(refusal)) from None
     except Exception as error:
         raise ValueError(
-            f"the guide raised {type(error).__name__} while it was traced: {error}. It is called as guide(data), with "
-            "data a dict of one draw of each held site by name."
+            f"the guide raised {type(error).__name__} while it was traced: {told(error)}. It is called as guide(data), "
+            "with data a dict of one draw of each held site by name."
         ) from error
 
 

@@ -1,0 +1,35 @@
+"""Why a model's own draws have densities or coordinates that are not finite, and what helps."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def why_not_finite(name: str, values: Mapping[str, np.ndarray]) -> str:
+    """What makes a density or an unconstrained value infinite, and what helps."""
+    x64 = "" if jnp.result_type(float) == np.float64 else "Use jax.enable_x64, or "
+    overflowing = [site for site, value in values.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+    if overflowing:
+        return (
+            f"site {overflowing[0]!r} itself is drawn as infinite or NaN, as a truncation many deviations from the "
+            f"location is. {x64 or 'D'}{'d' * bool(x64)}raw its distance from the edge, from a distribution such as an "
+            "Exponential, as the site."
+        )
+    if name in values and _has_ties(values[name]):
+        return (
+            "two successive entries of an ordered vector round to the same number. Draw its first entry and its steps "
+            "as sites of their own, the steps from a positive distribution, add them up by jnp.cumsum, and name both; "
+            "or make the steps differ less."
+        )
+    return (
+        f"a draw at the edge of the support, or parameters out of range. {x64 or 'U'}{'u' * bool(x64)}se a support "
+        "farther from its edge, or check the distribution's parameters (of a distribution that is truncated on both "
+        "sides far above its location, draw the negative)."
+    )
+
+
+def _has_ties(value: np.ndarray) -> bool:
+    """Whether draws are vectors whose entries never fall, and sometimes do not rise."""
+    steps = np.diff(value) if value.ndim > 1 and value.dtype.kind == "f" else np.ones(0)
+    return bool(steps.size and (steps >= 0).all() and (steps == 0).any())
