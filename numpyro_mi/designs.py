@@ -21,6 +21,7 @@ from numpyro_mi.keys import as_key
 from numpyro_mi.model.checks import ModelError
 from numpyro_mi.model.told import is_concretisation
 from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.options import shown
 from numpyro_mi.posterior_gain import PosteriorGain, posterior_gains
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
@@ -208,10 +209,10 @@ def _check_sides(method: Any) -> None:
 def _check_looks(looks: Any, num_samples: int) -> tuple[int, ...]:
     """Refuse looks that are no increasing numbers of draws."""
     if isinstance(looks, str) or not isinstance(looks, Sequence | np.ndarray):
-        raise TypeError(f"looks must be a sequence of numbers of joint draws, such as (250, 500), got {looks!r}.")
+        raise TypeError(f"looks must be a sequence of numbers of joint draws, such as (250, 500), got {shown(looks)}.")
     found = tuple(integer("each of looks", look, at_least=_LEAST_DRAWS) for look in looks)
     if any(after <= before for before, after in pairwise((*found, num_samples))):
-        raise ValueError(f"looks must increase and end below num_samples, {num_samples}, got {looks!r}.")
+        raise ValueError(f"looks must increase and end below num_samples, {num_samples}, got {shown(looks)}.")
     return found
 
 
@@ -220,7 +221,7 @@ def _count(designs: Any) -> int:
     if not isinstance(designs, Mapping | tuple) or not designs:
         raise TypeError(
             "designs must be a dict of keyword arguments of the model, or a tuple of positional ones, each with a "
-            f"leading axis over the designs, got {designs!r}."
+            f"leading axis over the designs, got {shown(designs)}."
         )
     named = designs.items() if isinstance(designs, Mapping) else enumerate(designs)
     lengths = {name: len(leaf) if np.ndim(leaf) else None for name, values in named for leaf in _leaves(values)}

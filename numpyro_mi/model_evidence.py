@@ -22,6 +22,7 @@ from numpyro_mi.keys import as_key
 from numpyro_mi.model import call_checks, integral_checks
 from numpyro_mi.model.densities import fixed_log_probs
 from numpyro_mi.model.trace import joint_model, latents_of
+from numpyro_mi.options import shown
 from numpyro_mi.report import number, number_lines
 from numpyro_mi.results import Bounds
 from numpyro_mi.rows import Rows, require_likelihood
@@ -71,7 +72,7 @@ class EvidenceBounds(Bounds):
         There is no upper one without an exact posterior draw.
         """
         if not 0 < prob < 1:
-            raise ValueError(f"limit needs a probability between 0 and 1, got {prob!r}.")
+            raise ValueError(f"limit needs a probability between 0 and 1, got {shown(prob)}.")
         if self.observed_i is None:
             raise ValueError("the model was called without its data: pass it in model_args or observed=.")
         return float(logsumexp(self.observed_i) - np.log(len(self.observed_i)) + np.log1p(-prob))

@@ -44,7 +44,7 @@ def group(role: str, names: str | Sequence[str], optional: bool = False) -> tupl
     if isinstance(names, str):
         names = (names,)
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{role} must be a site name or a sequence of site names, got {names!r}.")
+        raise TypeError(f"{role} must be a site name or a sequence of site names, got {short(names)}.")
     if not names or "" in names:
         raise ValueError(f"{role} is empty: name at least one site of the model.")
     if len(set(names)) < len(names):
@@ -57,7 +57,7 @@ def fixed_values(given: Mapping[str, Any]) -> dict[str, jax.Array]:
     found = {}
     for name, value in given.items():
         if not isinstance(name, str):
-            raise TypeError(f"given must map site names to values, got the key {name!r}.")
+            raise TypeError(f"given must map site names to values, got the key {short(name)}.")
         try:
             found[name] = jnp.asarray(value)
         except (TypeError, ValueError):
