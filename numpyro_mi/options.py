@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-_ADDRESS = re.compile(r"<(?:function |(?:bound )?method )?([^<>]*(?:<\w+>)?[^<>]*?)(?: object)? at 0x[0-9a-fA-F]+>")
+_ADDRESS = re.compile(r"<(?:function |(?:bound )?method )?((?:[^<>]|<\w+>)*?)(?: object)? at 0x[0-9a-fA-F]+>")
 
 
 def shown(value: Any) -> str:

@@ -79,7 +79,7 @@ COUNTS, REAL = constraints.nonnegative_integer, constraints.real
         (constraints.corr_cholesky, (2, 2), r"for example dist.LKJCholesky\(2\)"),
         (constraints.real, (), "for example a wide Normal"),
         (constraints.real_vector, (2,), r"dist.Normal\(0, 10\).expand\(\[2\]\).to_event\(1\)"),
-        (constraints.interval(0, 3), (), "a proper distribution on the same support"),
+        (constraints.interval(0, 3), (), r"on the same support\."),
     ],
 )
 def test_improper_priors(support, shape, example):
@@ -394,12 +394,14 @@ def test_far_out_on_both_sides():
 
 
 def test_too_far_out_for_single_precision():
-    with pytest.raises(ValueError, match="site 'z' itself is drawn as infinite.*Use jax.enable_x64, or draw its dist"):
+    with pytest.raises(
+        ValueError, match="draws of site.s. 'x', 'z' are infinite.*Use jax.enable_x64, or draw the dist"
+    ):
         bounds(truncated(14.0), num_samples=50)
     with jax.enable_x64(True):
         result = bounds(truncated(14.0), num_samples=50)
         assert 0 < result.lower < result.upper < 1
-        with pytest.raises(ValueError, match="drawn as infinite.* Draw its distance from the edge") as caught:
+        with pytest.raises(ValueError, match="are infinite or NaN.* Draw the distance from the edge") as caught:
             bounds(truncated(40.0), num_samples=50)
     assert "enable_x64" not in str(caught.value)
 
@@ -434,7 +436,8 @@ def indexed(index):
 
 
 def asserts():
-    assert sample("z", Normal(0, 1)).shape == (3,)
+    sample("z", Normal(0, 1))
+    raise AssertionError
 
 
 def raises(*words):
@@ -453,7 +456,7 @@ def branches():
 TOLD = {
     "float index": (indexed(lambda z: 0.5), "Indexer must have integer.*whole number: convert it"),
     "traced index": (indexed(lambda z: z.mean()), "whole number: convert it, as by .astype"),
-    "assertion": (asserts, "AssertionError.*raised at `assert .*test_refusals.py, line"),
+    "assertion": (asserts, "AssertionError.*raised at `raise AssertionError` .test_refusals.py, line"),
     "branch": (branches, "boolean conversion of traced array.*Pass sizes and choices as Python numbers"),
     "size": (data(lambda z: Normal(jnp.zeros(z), 1)), "concrete values of integer type.*Python numbers"),
     "float": (data(lambda z: Normal(float(z), 1)), "no traced array with shape .* in `float`"),
@@ -492,7 +495,7 @@ def test_plain(text, told):
 def test_values_are_shown_without_addresses():
     assert shown(lambda: 1).endswith("<lambda>") and "0x" not in shown([object(), len, test_plain])
     assert shown("a <b at c>") == "'a <b at c>'" and shown(1.5) == "1.5"
-    with pytest.raises(TypeError, match="method must be one of .* got object object") as caught:
+    with pytest.raises(TypeError, match="method must be one of .* got object") as caught:
         mi_bounds(prior(Normal(0, 1)), "z", "x", method=object())
     assert not UNREADABLE.search(str(caught.value))
 

@@ -12,9 +12,9 @@ def why_not_finite(name: str, values: Mapping[str, np.ndarray]) -> str:
     overflowing = [site for site, value in values.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if overflowing:
         return (
-            f"site {overflowing[0]!r} itself is drawn as infinite or NaN, as a truncation many deviations from the "
-            f"location is. {x64 or 'D'}{'d' * bool(x64)}raw its distance from the edge, from a distribution such as an "
-            "Exponential, as the site."
+            f"draws of site(s) {', '.join(map(repr, overflowing))} are infinite or NaN themselves, as those of a "
+            f"truncation many deviations from the location are. {x64 or 'D'}{'d' * bool(x64)}raw the distance from the "
+            "edge, from a distribution such as an Exponential, as the site."
         )
     if name in values and _has_ties(values[name]):
         return (

@@ -25,7 +25,7 @@ _PATTERNS = (
     (re.compile(r"'?\b\w+Tracer\b'?"), "a traced array"),
     (re.compile(r"a traced ShapedArray\(([^()]*)\)"), r"a traced \1"),
     (
-        re.compile(r"<(?:bound method |function |built-in method )?([^<>]*(?:<\w+>)?[^<>]*?)(?: object)? at 0x\w+>"),
+        re.compile(r"<(?:bound method |function |built-in method )?((?:[^<>]|<\w+>)*?)(?: object)? at 0x\w+>"),
         r"\1",
     ),
     (re.compile(r"<function ((?:[^<>]|<\w+>)*)>"), r"\1"),
