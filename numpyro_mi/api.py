@@ -23,6 +23,7 @@ from numpyro_mi.keys import as_key, key_record
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
+from numpyro_mi.options import shown
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
 from numpyro_mi.sample_driver import RawTerms, run_on_arrays, run_on_model
@@ -120,12 +121,12 @@ def mi_bounds(
     num_samples, batch_size = check_run(method, num_samples, batch_size)
     key = as_key(rng_key)
     joint = joint_model(model, latent, data, model_args, model_kwargs, params, given)
-    notes: tuple[str, ...] = ()
+    notes = joint.notes
     if method is None:
         method = MINEAIS() if joint.without_density else AIS()
         if joint.without_density:
             names = ", ".join(joint.without_density)
-            notes = (f"{names} can be simulated but has no density: a lower bound alone, by MINEAIS().",)
+            notes += (f"{names} can be simulated but has no density: a lower bound alone, by MINEAIS().",)
     if isinstance(method, DIRECT_METHODS):
         if joint.given:
             integral_checks.given_needs_likelihood(joint.given, type(method).__name__)
@@ -191,7 +192,7 @@ def mi_bounds_from_samples(
     if not isinstance(method, (*DIRECT_METHODS, KSG)):
         needed = ", ".join(f"{cls.__name__}(...)" for cls in (InfoNCE, MINE, NWJ, KSG, GIWAE, MINEAIS))
         raise TypeError(
-            f"method must be one of {needed}, or None for InfoNCE, got {method!r}: samples have no likelihood."
+            f"method must be one of {needed}, or None for InfoNCE, got {shown(method)}: samples have no likelihood."
         )
     needs_prior = not isinstance(method, KSG) and method.needs_prior
     if log_prior is not None and not needs_prior:
@@ -209,7 +210,7 @@ def mi_bounds_from_samples(
             "or use InfoNCE(), which needs joint samples only."
         )
     if log_prior is not None and not callable(log_prior):
-        raise TypeError(f"log_prior must be a function of one row of z, got {log_prior!r}.")
+        raise TypeError(f"log_prior must be a function of one row of z, got {shown(log_prior)}.")
     notes = repeated_rows(z, x)
     raw = run_on_arrays(z, x, log_prior, method, key, progress_bar)
     return _direct_result(("z",), ("x",), method, key, raw, notes)
@@ -259,7 +260,7 @@ def check_run(method: Any, num_samples: Any, batch_size: Any, with_likelihood: b
         names = ", ".join(f"{cls.__name__}(...)" for cls in classes)
         default = "None for AIS()" if with_likelihood else "None for AIS() (or MINEAIS())"
         hint = " KSG takes samples: mi_bounds_from_samples(z, x, method=KSG())." if isinstance(method, KSG) else ""
-        raise TypeError(f"method must be one of {names}, or {default}, got {method!r}.{hint}")
+        raise TypeError(f"method must be one of {names}, or {default}, got {shown(method)}.{hint}")
     size = None if batch_size is None else integer("batch_size", batch_size, at_least=1)
     return integer("num_samples", num_samples, at_least=2), size
 
@@ -267,5 +268,5 @@ def check_run(method: Any, num_samples: Any, batch_size: Any, with_likelihood: b
 def integer(name: str, value: Any, at_least: int) -> int:
     """Refuse what is no integer, or too small a one."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
-        raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least {at_least}, got {shown(value)}.")
     return int(value)

@@ -13,6 +13,7 @@ from numpyro_mi.critics import RescaledCritic
 from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.staging import Staged, stage
+from numpyro_mi.model.told import blamed_on
 from numpyro_mi.pairs import Pairs
 
 _SHARES = (0.5, 0.1)  # training, pilots; the rest is scored
@@ -79,7 +80,8 @@ def staged_prior(log_prior: Callable, z: Columns) -> Staged:
     log_det = float(np.log(z.scale).sum())
 
     def density(u: jax.Array) -> jax.Array:
-        value = jnp.asarray(log_prior(u * jnp.asarray(z.scale, float) + jnp.asarray(z.loc, float)))
+        with blamed_on("log_prior"):
+            value = jnp.asarray(log_prior(u * jnp.asarray(z.scale, float) + jnp.asarray(z.loc, float)))
         if value.shape:
             raise ValueError(
                 f"log_prior takes one z, a vector of {len(z.loc)} columns, and returns a scalar log-density in nats; "

@@ -10,6 +10,7 @@ import jax
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, DIRECT_METHODS, METHODS, mi_bounds
 from numpyro_mi.comparison import ALL, Comparison
 from numpyro_mi.model import integral_checks
+from numpyro_mi.options import shown
 from numpyro_mi.results import Bounds, MIBounds
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _check_entries(methods: Any) -> bool:
         raise ValueError(f"compare needs at least two methods or results, got {len(methods)}.")
     for name in methods:
         if not isinstance(name, str):
-            raise TypeError(f"compare needs names that are strings, got {name!r}.")
+            raise TypeError(f"compare needs names that are strings, got {shown(name)}.")
     if ALL in methods:
         raise ValueError(f"{ALL!r} cannot be a name in compare: as a reference it means every pair.")
     for name, entry in methods.items():

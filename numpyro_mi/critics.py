@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from numpyro_mi.guides.base import check_fitted
 from numpyro_mi.guides.regression import FittedRegression
 from numpyro_mi.networks import apply_layers, apply_network, check_hidden, dense_layers
-from numpyro_mi.options import integer
+from numpyro_mi.options import integer, shown
 from numpyro_mi.pairs import Pairs
 
 
@@ -259,4 +259,6 @@ def as_critic(method: str, critic: Any) -> Critic | FittedCritic:
             return critic
         if callable(critic):
             return FixedCritic(critic)
-    raise TypeError(f"{method} needs critic, such as MLPCritic(), a trained one or a function (x, z), got {critic!r}.")
+    raise TypeError(
+        f"{method} needs critic, such as MLPCritic(), a trained one or a function (x, z), got {shown(critic)}."
+    )

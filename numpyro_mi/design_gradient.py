@@ -27,6 +27,7 @@ from numpyro_mi.model.densities import flatten, stage_model
 from numpyro_mi.model.pathwise import AtDesign, called_with, check_smooth, differentiable_in_design
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.options import shown
 from numpyro_mi.planning import fit_guides
 from numpyro_mi.preflight import preflight
 from numpyro_mi.report import number
@@ -165,7 +166,7 @@ def information_gain_gradient(
     values, gradients = _scored(function, design, key, num_samples, block_size(num_samples, method.num_particles))
     lower = mean(spoil(values, -1))
     gradient, gradient_se = (jax.tree.map(lambda leaf, part=part: _means(leaf)[part], gradients) for part in (0, 1))
-    return GainGradient(*lower, gradient, gradient_se, num_samples, _notes(method, lower.value))
+    return GainGradient(*lower, gradient, gradient_se, num_samples, (*joint.notes, *_notes(method, lower.value)))
 
 
 def _staged(
@@ -243,7 +244,7 @@ def _check_method(method: Any) -> None:
         )
     raise TypeError(
         "method must be one of StructuredInfoNCE(...), IWAE(...), BarberAgakov(...), or None for "
-        f"StructuredInfoNCE({_DEFAULT_PARTICLES}), got {method!r}."
+        f"StructuredInfoNCE({_DEFAULT_PARTICLES}), got {shown(method)}."
     )
 
 
@@ -252,14 +253,14 @@ def _floats(design: Any) -> Any:
     if not isinstance(design, Mapping | tuple) or not jax.tree.leaves(design):
         raise TypeError(
             "design must be a dict of keyword arguments of the model, or a tuple of positional ones, one design "
-            f"without an axis over designs, got {design!r}."
+            f"without an axis over designs, got {shown(design)}."
         )
     for path, leaf in jax.tree_util.tree_flatten_with_path(design)[0]:
         known = isinstance(leaf, float | np.floating | np.ndarray | jax.Array)
         if not known or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"design{jax.tree_util.keystr(path)} must be a float or an array of floats, which have a gradient, got "
-                f"{leaf!r}: write whole numbers as 2.0; sizes and indices belong in model_args or model_kwargs."
+                f"{shown(leaf)}: write whole numbers as 2.0; sizes and indices belong in model_args or model_kwargs."
             )
     design = dict(design) if isinstance(design, Mapping) else design
     return jax.tree.map(jnp.asarray, design)

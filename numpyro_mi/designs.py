@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,10 @@ from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.gains import InformationGain, worse
 from numpyro_mi.keys import as_key
+from numpyro_mi.model.checks import ModelError
+from numpyro_mi.model.told import is_concretisation
 from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.options import shown
 from numpyro_mi.posterior_gain import PosteriorGain, posterior_gains
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
@@ -125,7 +129,8 @@ def expected_information_gain(
     for i in range(_count(designs)):
         args, kwargs = _design(designs, i)
         passed = ((*args, *model_args), {**(model_kwargs or {}), **kwargs})
-        joints.append(joint_model(model, latent, data, *passed, params, given))
+        with _sizes_as_numbers(designs):
+            joints.append(joint_model(model, latent, data, *passed, params, given))
     rows: Sequence[Rows] | Sequence[PosteriorGain]
     if posterior_samples is None:
         rows = _rows(joints, AIS() if method is None else method, key)
@@ -136,6 +141,27 @@ def expected_information_gain(
     size = block_size(num_samples, rows[0].lanes) if batch_size is None else batch_size
     results, dropped = _run(rows, (*looks, num_samples), min(size, num_samples, *looks), progress_bar)
     return InformationGain(designs, results, len(rows), num_samples, looks, dropped, len(programs))
+
+
+@contextmanager
+def _sizes_as_numbers(designs: Any) -> Iterator[None]:
+    """Say how a design is passed that is a size, where the model cannot be traced with it as an array."""
+    named = designs.items() if isinstance(designs, Mapping) else enumerate(designs)
+    whole = {
+        name: np.asarray(values).tolist()
+        for name, values in named
+        if hasattr(values, "dtype") and np.ndim(values) == 1 and np.issubdtype(values.dtype, np.integer)
+    }
+    try:
+        yield
+    except ModelError as error:
+        if not whole or not is_concretisation(error.__cause__):
+            raise
+        first, values = next(iter(whole.items()))
+        raise TypeError(
+            f"design {first!r} is an array of whole numbers, and the model uses an array as a size or in Python: pass "
+            f"it as a sequence of Python numbers, {first!r}: {values}, which takes a compiled program for each value."
+        ) from error
 
 
 def _rows(joints: Sequence[JointModel], method: EvidenceMethod, key: jax.Array) -> list[Rows]:
@@ -184,10 +210,10 @@ def _check_sides(method: Any) -> None:
 def _check_looks(looks: Any, num_samples: int) -> tuple[int, ...]:
     """Refuse looks that are no increasing numbers of draws."""
     if isinstance(looks, str) or not isinstance(looks, Sequence | np.ndarray):
-        raise TypeError(f"looks must be a sequence of numbers of joint draws, such as (250, 500), got {looks!r}.")
+        raise TypeError(f"looks must be a sequence of numbers of joint draws, such as (250, 500), got {shown(looks)}.")
     found = tuple(integer("each of looks", look, at_least=_LEAST_DRAWS) for look in looks)
     if any(after <= before for before, after in pairwise((*found, num_samples))):
-        raise ValueError(f"looks must increase and end below num_samples, {num_samples}, got {looks!r}.")
+        raise ValueError(f"looks must increase and end below num_samples, {num_samples}, got {shown(looks)}.")
     return found
 
 
@@ -196,7 +222,7 @@ def _count(designs: Any) -> int:
     if not isinstance(designs, Mapping | tuple) or not designs:
         raise TypeError(
             "designs must be a dict of keyword arguments of the model, or a tuple of positional ones, each with a "
-            f"leading axis over the designs, got {designs!r}."
+            f"leading axis over the designs, got {shown(designs)}."
         )
     named = designs.items() if isinstance(designs, Mapping) else enumerate(designs)
     lengths = {name: len(leaf) if np.ndim(leaf) else None for name, values in named for leaf in _leaves(values)}

@@ -18,6 +18,7 @@ from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.keys import as_key
 from numpyro_mi.model.elements import bases_of, elements_of, parts_of, split_one
 from numpyro_mi.model.trace import JointModel, joint_model, latents_of, traced_sites
+from numpyro_mi.options import shown
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
 from numpyro_mi.tables import JOINT, InformationTable
@@ -237,12 +238,18 @@ def _groups(latents: Any) -> dict[str, tuple[str, ...]]:
     """Sites of each row by its name."""
     if isinstance(latents, str):
         latents = (latents,)
+    rows = latents.values() if isinstance(latents, Mapping) else [latents]
+    if not all(isinstance(row, Iterable) for row in rows):
+        raise TypeError(
+            "latents must be a sequence of names of sites, or a mapping from names of rows to names of sites, got "
+            f"{shown(latents)}."
+        )
     if not isinstance(latents, Mapping):
         latents = {name: name for name in latents}
     groups = {str(name): (sites,) if isinstance(sites, str) else tuple(sites) for name, sites in latents.items()}
     empty = [name for name, sites in groups.items() if not sites]
     if not groups or empty:
-        raise ValueError(f"latents needs at least one row, and each at least one site, got {latents!r}.")
+        raise ValueError(f"latents needs at least one row, and each at least one site, got {shown(latents)}.")
     if JOINT in groups:
         raise ValueError(f"{JOINT!r} is the name of the joint row: give the row in latents another name.")
     return groups

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_mi.options import shown
+
 
 class Role(IntEnum):
     """What a random number is for."""
@@ -51,7 +53,7 @@ def as_key(rng_key: jax.Array | int | None) -> jax.Array:
             return jnp.asarray(rng_key)
         if rng_key.shape == jax.random.key_data(jax.random.key(0)).shape and rng_key.dtype == np.uint32:
             return jax.random.wrap_key_data(jnp.asarray(rng_key))
-    raise TypeError(f"rng_key must be a JAX random key, an integer or None, got {rng_key!r}.")
+    raise TypeError(f"rng_key must be a JAX random key, an integer or None, got {shown(rng_key)}.")
 
 
 def key_record(key: jax.Array) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from numpyro_mi.keys import as_key
 from numpyro_mi.model import call_checks, integral_checks
 from numpyro_mi.model.densities import fixed_log_probs
 from numpyro_mi.model.trace import joint_model, latents_of
+from numpyro_mi.options import shown
 from numpyro_mi.report import number, number_lines
 from numpyro_mi.results import Bounds
 from numpyro_mi.rows import Rows, require_likelihood
@@ -72,7 +73,7 @@ class EvidenceBounds(Bounds):
         There is no upper one without an exact posterior draw.
         """
         if not 0 < prob < 1:
-            raise ValueError(f"limit needs a probability between 0 and 1, got {prob!r}.")
+            raise ValueError(f"limit needs a probability between 0 and 1, got {shown(prob)}.")
         if self.observed_i is None:
             raise ValueError("the model was called without its data: pass it in model_args or observed=.")
         return float(logsumexp(self.observed_i) - np.log(len(self.observed_i)) + np.log1p(-prob))
@@ -163,8 +164,10 @@ def evidence_bounds(
     values = joint.observed_values()
     if observed is not None:
         values = call_checks.observed_values(observed, joint.traced, joint.data)
-    if isinstance(method, AIS) and isinstance(method.scheme, IR) and values is not None:
-        integral_checks.refuse_sampler_on_observed()
+    if values is not None:
+        values = joint.known(values)
+        if isinstance(method, AIS) and isinstance(method.scheme, IR):
+            integral_checks.refuse_sampler_on_observed()
     require_likelihood(joint, method)
     row = evidence(joint)
     rows = Rows(joint, (row,), method, as_key(rng_key), may_sum=False)

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from numpyro_mi.options import shown
+
 Layers = list[tuple[jax.Array, jax.Array]]
 
 
@@ -38,6 +40,6 @@ def check_hidden(owner: str, hidden: Any) -> tuple[int, ...]:
     sizes = tuple(hidden) if isinstance(hidden, list | tuple) else ()
     if not sizes or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
         raise ValueError(
-            f"{owner} needs hidden, a sequence of positive layer sizes such as (128, 128), got {hidden!r}."
+            f"{owner} needs hidden, a sequence of positive layer sizes such as (128, 128), got {shown(hidden)}."
         )
     return sizes

@@ -28,6 +28,7 @@ from numpyro_mi.model import parameters
 from numpyro_mi.model.integral_checks import needs_likelihood
 from numpyro_mi.model.likelihood import Likelihood, check_likelihood, posterior_arrays, stage_likelihood
 from numpyro_mi.model.trace import JointModel, Values
+from numpyro_mi.options import shown
 from numpyro_mi.progress import Progress
 from numpyro_mi.results import MIBounds
 from numpyro_mi.timing import Stopwatch
@@ -130,7 +131,7 @@ class PosteriorGain:
             data=model.data,
             fixed=(HISTORY,),
             method=describe(self.method),
-            notes=(NOTE,),
+            notes=(NOTE, *model.notes),
             seconds=raw.seconds,
             key=key_record(self.key),
             environment=environment(),
@@ -163,8 +164,8 @@ def posterior_method(method: Any, samples: Mapping[str, Any], num_samples: int) 
         method = StructuredInfoNCE(min(_DEFAULT_PARTICLES, half))
     if not isinstance(method, StructuredInfoNCE):
         raise TypeError(
-            f"with posterior_samples, method must be StructuredInfoNCE(num_particles=...) or None, got {method!r}: "
-            "samples have no density to anneal from or to weigh a guide with."
+            "with posterior_samples, method must be StructuredInfoNCE(num_particles=...) or None, got "
+            f"{shown(method)}: samples have no density to anneal from or to weigh a guide with."
         )
     if method.num_particles > half:
         raise ValueError(

@@ -5,6 +5,7 @@ Runs on pilot draws, before anything is tuned or scored.
 
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from numpyro_mi.laws import COMPILE_QUICKLY, LARGEST_DRIFT, Differences, LawTest
 from numpyro_mi.model import parameters
 from numpyro_mi.model.densities import Integrand, JointDraw, StagedModel, flatten
+from numpyro_mi.model.edges import why_not_finite
 from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.simulation import blocks
 from numpyro_mi.values import MOST_COLUMNS, check_atoms, check_edges, check_lattices
@@ -21,6 +23,7 @@ from numpyro_mi.values import MOST_COLUMNS, check_atoms, check_edges, check_latt
 _NUM_DRAWS = 4096
 _BLOCK = 512
 _LARGEST_T = 6.0
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
@@ -60,7 +63,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
     parameters.check(invalid, staged.parents)
     drift.check()
     laws.check_sums()
-    _check_finite(counts, _NUM_DRAWS)
+    _check_finite(counts, _NUM_DRAWS, first.values)
     check_atoms(latents)
     check_lattices(latents)
     laws.check_coarse()
@@ -129,18 +132,18 @@ def _both_coordinates(integrand, held, points):
     return jax.vmap(one)(held, points)
 
 
-def _check_finite(counts: Mapping[tuple[str, str], int], num_draws: int) -> None:
+def _check_finite(counts: Mapping[tuple[str, str], int], num_draws: int, values: Mapping[str, Any] = _NONE) -> None:
     """Refuse a model whose own draws have no finite density or no finite unconstrained value.
 
     Exact draws at the edge of a support may be infinite in float32. Up to one in a thousand they
-    are scored as what they are, an infinite term; above that nothing finite can come out.
+    are scored as what they are, an infinite term; above that nothing finite can come out. `values` are draws of the
+    sites, which may tell why.
     """
     for (what, name), bad in counts.items():
         if bad > num_draws / 1000:
             raise ValueError(
                 f"the {what} of site {name!r} is not finite at {bad} of {num_draws} of the model's own draws (above "
-                "1 in 1,000), though its parameters are all in range: these draws are at the edge of the support in "
-                "this precision, or its log_prob fails. Use jax.enable_x64, or a support farther from its edge."
+                f"1 in 1,000): {why_not_finite(name, {site: np.asarray(value) for site, value in values.items()})}"
             )
 
 

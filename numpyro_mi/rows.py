@@ -144,6 +144,7 @@ class Rows:
             "key": key_record(self.key),
             "environment": environment(),
             "num_requested": raw.num_requested,
+            "notes": self.model.notes,
             "decomposition": described(decomposition, self.model.parents),
         }
         if exact is not None:

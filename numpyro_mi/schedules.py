@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from numpyro_mi.options import shown
+
 
 class Schedule(Protocol):
     """A rule that places the temperatures."""
@@ -31,7 +33,7 @@ class PowerSchedule:
 
     def __post_init__(self) -> None:
         if not self.exponent > 0 or not np.isfinite(self.exponent):
-            raise ValueError(f"PowerSchedule needs a positive finite exponent, got {self.exponent!r}.")
+            raise ValueError(f"PowerSchedule needs a positive finite exponent, got {shown(self.exponent)}.")
 
     def __call__(self, num_temperatures: int) -> np.ndarray:
         """Temperatures, shape `(num_temperatures + 1,)`."""
@@ -61,7 +63,7 @@ class SigmoidSchedule:
 
     def __post_init__(self) -> None:
         if not self.radius > 0 or not np.isfinite(self.radius):
-            raise ValueError(f"SigmoidSchedule needs a positive finite radius, got {self.radius!r}.")
+            raise ValueError(f"SigmoidSchedule needs a positive finite radius, got {shown(self.radius)}.")
 
     def __call__(self, num_temperatures: int) -> np.ndarray:
         """Temperatures, shape `(num_temperatures + 1,)`."""
@@ -103,7 +105,7 @@ def as_schedule(schedule: Schedule | Sequence[float] | np.ndarray) -> Schedule:
     except (TypeError, ValueError):
         raise TypeError(
             f"schedule must be a rule such as PowerSchedule(4) or an array of temperatures from 0 to 1, "
-            f"got {schedule!r}."
+            f"got {shown(schedule)}."
         ) from None
     if values.ndim != 1 or values.size < 2:
         raise ValueError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from numpyro_mi.options import integer
+from numpyro_mi.options import integer, shown
 from numpyro_mi.pairs import Pairs
 
 _HELD_OUT = 2048
@@ -58,7 +58,7 @@ class Training:
             object.__setattr__(self, name, integer("Training", name, getattr(self, name)))
         rate = self.learning_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not 0 < rate < np.inf:
-            raise ValueError(f"Training needs learning_rate, a positive finite number such as 1e-3, got {rate!r}.")
+            raise ValueError(f"Training needs learning_rate, a positive finite number such as 1e-3, got {shown(rate)}.")
         object.__setattr__(self, "learning_rate", float(rate))
         if self.num_draws < max(2 * self.batch_size, _FEWEST):
             raise ValueError(
@@ -70,7 +70,7 @@ class Training:
 def check_training(owner: str, training: Any) -> None:
     """Refuse what is no training configuration."""
     if not isinstance(training, Training):
-        raise TypeError(f"{owner} needs training=Training(...), got {training!r}.")
+        raise TypeError(f"{owner} needs training=Training(...), got {shown(training)}.")
 
 
 def train(

@@ -18,7 +18,7 @@ from numpyro_mi.guides.regression import RegressionGuide
 from numpyro_mi.integrals import begin
 from numpyro_mi.kernels.base import StepSettings
 from numpyro_mi.kernels.hmc import AnnealedHMC
-from numpyro_mi.options import integer
+from numpyro_mi.options import integer, shown
 from numpyro_mi.targets import AnnealedTarget
 from numpyro_mi.training import Training, check_training
 from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, tune
@@ -189,9 +189,9 @@ class MINEAIS:
         check_training("MINEAIS", self.training)
         check_guide("MINEAIS", "base", self.base, optional=True)
         if not isinstance(self.annealing, AIS) or self.annealing.base is not None:
-            raise TypeError(f"MINEAIS needs annealing=AIS(...) without base, got {self.annealing!r}.")
+            raise TypeError(f"MINEAIS needs annealing=AIS(...) without base, got {shown(self.annealing)}.")
         if not isinstance(self.annealing.scheme, IM | CR):
-            raise TypeError(f"MINEAIS needs annealing with scheme IM() or CR(), got {self.annealing.scheme!r}.")
+            raise TypeError(f"MINEAIS needs annealing with scheme IM() or CR(), got {shown(self.annealing.scheme)}.")
         object.__setattr__(self, "critic", as_critic("MINEAIS", self.critic))
 
     @property

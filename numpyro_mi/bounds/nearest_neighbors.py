@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numpyro_mi.options import integer
+from numpyro_mi.options import integer, shown
 
 # Draws in single precision repeat by rounding: about 1 row in 1,000 of 10,000 normal pairs, 1 in 100 of
 # 80,000. The -1/k of algorithm 2 is out of place in a tied row, so that these cost about 0.02 / k nats at most.
@@ -43,7 +43,7 @@ class KSG:
         object.__setattr__(self, "num_neighbors", integer("KSG", "num_neighbors", self.num_neighbors))
         number = self.algorithm
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number not in (1, 2):
-            raise ValueError(f"KSG needs algorithm 1 or 2, got {number!r}.")
+            raise ValueError(f"KSG needs algorithm 1 or 2, got {shown(number)}.")
         object.__setattr__(self, "algorithm", int(number))
 
 

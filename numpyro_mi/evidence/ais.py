@@ -12,6 +12,7 @@ from numpyro_mi.evidence.independent import IM
 from numpyro_mi.guides.base import Guide
 from numpyro_mi.kernels.base import Kernel
 from numpyro_mi.kernels.hmc import AnnealedHMC
+from numpyro_mi.options import shown
 from numpyro_mi.schedules import PowerSchedule
 from numpyro_mi.targets import AnnealedTarget
 
@@ -91,7 +92,7 @@ class AIS(AnnealedMethod):
 
     def __post_init__(self) -> None:
         if isinstance(self.scheme, type) or not callable(getattr(self.scheme, "evidence", None)):
-            raise TypeError(f"scheme must be IM(), CR() or IR(posterior_sampler), got {self.scheme!r}.")
+            raise TypeError(f"scheme must be IM(), CR() or IR(posterior_sampler), got {shown(self.scheme)}.")
         self._settle(DEFAULT_NUM_TEMPERATURES)
 
     def evidence(self, target: AnnealedTarget, path: Path, exact: jax.Array, rng_key: jax.Array) -> Evidence:

@@ -6,7 +6,7 @@ import numpy as np
 
 from numpyro_mi.guides.base import Guide, check_guide
 from numpyro_mi.kernels.numpyro_kernels import as_kernel
-from numpyro_mi.options import integer
+from numpyro_mi.options import integer, shown
 from numpyro_mi.schedules import FixedSchedule, as_schedule, temperatures
 
 COORDINATES = ("chosen", "model", "standardised")
@@ -42,7 +42,7 @@ class AnnealedMethod:
         for field, choices in (("coordinates", COORDINATES), ("start", STARTS), ("settings", SETTINGS)):
             if getattr(self, field) not in choices:
                 wanted = " or ".join(map(repr, choices))
-                raise ValueError(f"{name} needs {field} to be {wanted}, got {getattr(self, field)!r}.")
+                raise ValueError(f"{name} needs {field} to be {wanted}, got {shown(getattr(self, field))}.")
         if self.start == "chosen" and self.base is None:
             raise ValueError(
                 f'{name} with start="chosen" chooses between a guide and the prior for each data set: pass the guide '

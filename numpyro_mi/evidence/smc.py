@@ -16,6 +16,7 @@ from numpyro_mi.evidence.independent import IM
 from numpyro_mi.guides.base import Guide
 from numpyro_mi.kernels.base import Kernel, StepInfo, select
 from numpyro_mi.kernels.hmc import AnnealedHMC
+from numpyro_mi.options import shown
 from numpyro_mi.schedules import PowerSchedule
 from numpyro_mi.targets import AnnealedTarget
 
@@ -75,9 +76,11 @@ class AnnealedSMC(AnnealedMethod):
     def __post_init__(self) -> None:
         threshold = self.ess_threshold
         if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):
-            raise TypeError(f"AnnealedSMC needs a number for ess_threshold, got {threshold!r}.")
+            raise TypeError(f"AnnealedSMC needs a number for ess_threshold, got {shown(threshold)}.")
         if not 0 <= threshold <= 1:
-            raise ValueError(f"AnnealedSMC needs 0 <= ess_threshold <= 1, a part of num_particles, got {threshold!r}.")
+            raise ValueError(
+                f"AnnealedSMC needs 0 <= ess_threshold <= 1, a part of num_particles, got {shown(threshold)}."
+            )
         object.__setattr__(self, "ess_threshold", float(threshold))
         self._settle(DEFAULT_NUM_TEMPERATURES)
 

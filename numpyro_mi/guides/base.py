@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from jax.scipy.stats import norm
 
+from numpyro_mi.options import shown
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
@@ -121,4 +122,4 @@ def check_guide(method: str, name: str, guide: Any, optional: bool = False) -> N
     if isinstance(guide, type) and callable(getattr(guide, "fit", None)):
         raise TypeError(f"{method} needs {name}, a guide, got the class {guide.__name__}: write {guide.__name__}().")
     if isinstance(guide, type) or not callable(getattr(guide, "fit", None)):
-        raise TypeError(f"{method} needs {name}, a guide such as RegressionGuide(), got {guide!r}.")
+        raise TypeError(f"{method} needs {name}, a guide such as RegressionGuide(), got {shown(guide)}.")

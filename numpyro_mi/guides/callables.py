@@ -12,6 +12,7 @@ from numpyro_mi.guides.base import Conditional, check_fitted
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.identities import WRONG, mean_of, vector_terms
 from numpyro_mi.model.callables import StagedGuide, stage_guide
+from numpyro_mi.options import shown
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
@@ -55,9 +56,9 @@ class GuideFunction:
                 "guide must be a function of the data. Use RegressionGuide() or LaplaceGuide()."
             )
         if not callable(self.guide):
-            raise TypeError(f"GuideFunction needs guide, a function of a dict of data, got {self.guide!r}.")
+            raise TypeError(f"GuideFunction needs guide, a function of a dict of data, got {shown(self.guide)}.")
         if not isinstance(self.guide_args, tuple | list):
-            raise TypeError(f"GuideFunction needs guide_args, a tuple, got {self.guide_args!r}.")
+            raise TypeError(f"GuideFunction needs guide_args, a tuple, got {shown(self.guide_args)}.")
         for name in ("params", "guide_kwargs"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):

@@ -22,6 +22,7 @@ from numpyro_mi.guides.base import (
 from numpyro_mi.guides.mixture import mixture_of_modes
 from numpyro_mi.guides.modes import FLAT, Mode, expand, expansion_cost, find_mode, new_mode
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
+from numpyro_mi.options import shown
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
@@ -79,14 +80,14 @@ class LaplaceGuide:
         if dof is not None and dof != "auto" and not (_is_real(dof) and low <= dof <= high):
             raise ValueError(
                 f"LaplaceGuide needs degrees_of_freedom between {low} and {high}, or None for a normal density, "
-                f'or "auto", got {dof!r}.'
+                f'or "auto", got {shown(dof)}.'
             )
         if not (_is_real(self.inflation) and 0 < self.inflation < math.inf):
-            raise ValueError(f"LaplaceGuide needs a finite inflation above 0, got {self.inflation!r}.")
+            raise ValueError(f"LaplaceGuide needs a finite inflation above 0, got {shown(self.inflation)}.")
         for name, least in (("num_pilots", 0), ("max_iterations", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"LaplaceGuide needs {name}, an integer of at least {least}, got {value!r}.")
+                raise ValueError(f"LaplaceGuide needs {name}, an integer of at least {least}, got {shown(value)}.")
 
     def fit(self, pairs: Pairs, rng_key: jax.Array, report: Callable[[str], None]) -> FittedGuide:
         """Fit the regression that mode searches start from."""

@@ -13,7 +13,7 @@ from jax.scipy.special import logsumexp
 from numpyro_mi.guides.base import Conditional, check_fitted, normal_log_prob, normal_sample
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.networks import apply_network, check_hidden, dense_layers
-from numpyro_mi.options import integer
+from numpyro_mi.options import integer, shown
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 from numpyro_mi.training import Training, check_training, train
@@ -60,7 +60,7 @@ class NeuralGuide:
         object.__setattr__(self, "num_components", integer("NeuralGuide", "num_components", self.num_components))
         if self.objective not in _ELBO_WEIGHTS:
             raise ValueError(
-                f'NeuralGuide needs objective "forward", "reverse" or "symmetric", got {self.objective!r}.'
+                f'NeuralGuide needs objective "forward", "reverse" or "symmetric", got {shown(self.objective)}.'
             )
         check_training("NeuralGuide", self.training)
 

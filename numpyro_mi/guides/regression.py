@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi.guides.base import Conditional, check_fitted, normal_log_prob, normal_sample
-from numpyro_mi.options import integer
+from numpyro_mi.options import integer, shown
 from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
@@ -45,7 +45,7 @@ class RegressionGuide:
 
     def __post_init__(self) -> None:
         if self.covariance not in ("full", "diagonal"):
-            raise ValueError(f'RegressionGuide needs covariance "full" or "diagonal", got {self.covariance!r}.')
+            raise ValueError(f'RegressionGuide needs covariance "full" or "diagonal", got {shown(self.covariance)}.')
         if self.num_draws is not None:
             count = integer("RegressionGuide", "num_draws", self.num_draws, 2, " or None")
             object.__setattr__(self, "num_draws", count)

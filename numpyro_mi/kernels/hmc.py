@@ -11,7 +11,7 @@ from jax import random
 from jax.lax import erf, erfc
 
 from numpyro_mi.kernels.base import ChainState, StepInfo, StepSettings, evaluate, select
-from numpyro_mi.options import integer
+from numpyro_mi.options import integer, shown
 from numpyro_mi.targets import AnnealedTarget
 
 
@@ -66,24 +66,25 @@ class AnnealedHMC:
         for name in ("step_size", "jitter", "target_accept_prob"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | np.number)):
-                raise TypeError(f"AnnealedHMC needs a number for {name}, got {value!r}.")
+                raise TypeError(f"AnnealedHMC needs a number for {name}, got {shown(value)}.")
         if self.inverse_mass_matrix is not None and np.ndim(self.inverse_mass_matrix) != 1:
             raise ValueError(
                 "AnnealedHMC needs inverse_mass_matrix, one variance for each unconstrained coordinate, "
-                f"got {self.inverse_mass_matrix!r}."
+                f"got {shown(self.inverse_mass_matrix)}."
             )
         object.__setattr__(self, "num_steps", integer("AnnealedHMC", "num_steps", self.num_steps))
         if self.step_size is not None and not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise ValueError(f"AnnealedHMC needs a positive step_size or None (tuned), got {self.step_size!r}.")
+            raise ValueError(f"AnnealedHMC needs a positive step_size or None (tuned), got {shown(self.step_size)}.")
         if not 0 <= self.jitter < 1:
-            raise ValueError(f"AnnealedHMC needs 0 <= jitter < 1, got {self.jitter!r}.")
+            raise ValueError(f"AnnealedHMC needs 0 <= jitter < 1, got {shown(self.jitter)}.")
         if not 0 < self.target_accept_prob < 1:
-            raise ValueError(f"AnnealedHMC needs 0 < target_accept_prob < 1, got {self.target_accept_prob!r}.")
+            raise ValueError(f"AnnealedHMC needs 0 < target_accept_prob < 1, got {shown(self.target_accept_prob)}.")
         if self.inverse_mass_matrix is not None:
             masses = tuple(float(mass) for mass in self.inverse_mass_matrix)
             if not all(mass > 0 and math.isfinite(mass) for mass in masses):
                 raise ValueError(
-                    f"AnnealedHMC needs positive finite inverse_mass_matrix entries, got {self.inverse_mass_matrix!r}."
+                    "AnnealedHMC needs positive finite inverse_mass_matrix entries, got "
+                    f"{shown(self.inverse_mass_matrix)}."
                 )
             object.__setattr__(self, "inverse_mass_matrix", masses)
 

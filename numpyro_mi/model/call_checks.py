@@ -74,6 +74,30 @@ def parameters(
         )
 
 
+def centering(name: str, site: str, sources: Sequence[str], valued: bool, known: Sequence[Collection[str]]) -> None:
+    """Refuse a site of LocScaleReparam whose meaning depends on a parameter without a value.
+
+    Parameters
+    ----------
+    name, site
+        The parameter, and the site that was reparametrised.
+    sources
+        The random sites that this one is computed from.
+    valued
+        Whether the value itself of the random site behind it matters: it is held, or has a density of its own.
+    known
+        If that site is named: the sites that are known with it.
+    """
+    if not valued and all(set(sources) <= set(group) for group in known):
+        return
+    together = "" if valued else f", or name {listed(sources)} together in one group"
+    raise ValueError(
+        f"parameter {name!r} of LocScaleReparam has no value, and what the random site {site + '_decentered'!r} stands "
+        f"for depends on it: pass the model without handlers.reparam and name {site!r}, or pass the fitted value as "
+        f"params={{{name!r}: ...}}{together}."
+    )
+
+
 def known_parameters(sites: Mapping[str, Site], params: Mapping[str, Any]) -> None:
     """Refuse values for what is no parameter of the model."""
     declared = [name for name, site in sites.items() if site.kind == "param"]
@@ -94,7 +118,7 @@ def refuse_data_reading(arguments: Sequence[str], sites: Collection[str]) -> NoR
         "numpyro.contrib.control_flow.scan on the sampled values, or pass None if the model then simulates its data. "
         "What else it needs must be an argument of its own: a mask of missing values, a number that is computed from "
         "the data, such as that of classes, or covariates (as arguments, or in a dict of arrays, not in one array "
-        "with the outcomes)."
+        "with the outcomes). A mask that other data choose must be computed from what numpyro.sample returns for them."
     )
 
 

@@ -15,6 +15,7 @@ from numpyro_mi.model.parameters import spoil, verdict, with_flaw
 from numpyro_mi.model.sites import Site, site
 from numpyro_mi.model.staging import Staged, depends_on, stage
 from numpyro_mi.model.support import site_log_probs
+from numpyro_mi.model.told import told
 
 _KEY = "<rng_key>"  # no site is named like this
 
@@ -99,8 +100,8 @@ def _guide_errors() -> Iterator[None]:
         raise ValueError(str(refusal)) from None
     except Exception as error:
         raise ValueError(
-            f"the guide raised {type(error).__name__} while it was traced: {error}. It is called as guide(data), with "
-            "data a dict of one draw of each held site by name."
+            f"the guide raised {type(error).__name__} while it was traced: {told(error)}. It is called as guide(data), "
+            "with data a dict of one draw of each held site by name."
         ) from error
 
 

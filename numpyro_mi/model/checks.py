@@ -2,8 +2,7 @@
 
 import difflib
 import itertools
-import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from numpyro.distributions import constraints
 
 from numpyro_mi.model.sites import Site, unwrapped
+from numpyro_mi.model.told import plain, told
 
 
 class ModelError(ValueError):
@@ -33,9 +34,7 @@ def model_errors() -> Iterator[None]:
     except _Refusal as refusal:
         raise ValueError(str(refusal)) from None
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        what = str(error) or f"no message, at {last.filename}:{last.lineno}: {last.line}"
-        raise ModelError(f"the model raised {type(error).__name__} while it was traced: {what}") from error
+        raise ModelError(f"the model raised {type(error).__name__} while it was traced: {told(error)}") from error
 
 
 def group(role: str, names: str | Sequence[str], optional: bool = False) -> tuple[str, ...]:
@@ -45,7 +44,7 @@ def group(role: str, names: str | Sequence[str], optional: bool = False) -> tupl
     if isinstance(names, str):
         names = (names,)
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{role} must be a site name or a sequence of site names, got {names!r}.")
+        raise TypeError(f"{role} must be a site name or a sequence of site names, got {short(names)}.")
     if not names or "" in names:
         raise ValueError(f"{role} is empty: name at least one site of the model.")
     if len(set(names)) < len(names):
@@ -58,7 +57,7 @@ def fixed_values(given: Mapping[str, Any]) -> dict[str, jax.Array]:
     found = {}
     for name, value in given.items():
         if not isinstance(name, str):
-            raise TypeError(f"given must map site names to values, got the key {name!r}.")
+            raise TypeError(f"given must map site names to values, got the key {short(name)}.")
         try:
             found[name] = jnp.asarray(value)
         except (TypeError, ValueError):
@@ -84,8 +83,15 @@ def disjoint(groups: Mapping[str, tuple[str, ...]]) -> None:
             raise ValueError(f"site(s) {listed(both)} are in both {first} and {second}: a site belongs to one group.")
 
 
-def names(sites: Mapping[str, Site], groups: Mapping[str, tuple[str, ...]]) -> None:
-    """Require every named site to be a random site of the model."""
+def names(
+    sites: Mapping[str, Site],
+    groups: Mapping[str, tuple[str, ...]],
+    sources: Callable[[str], Sequence[str]] = lambda name: (),
+) -> None:
+    """Require every named site to be a random site of the model.
+
+    `sources` tells the random sites that a deterministic one is computed from.
+    """
     random_sites = [name for name, site in sites.items() if site.kind == "sample" and not site.auxiliary]
     for role, members in groups.items():
         for name in members:
@@ -102,23 +108,27 @@ def names(sites: Mapping[str, Site], groups: Mapping[str, tuple[str, ...]]) -> N
                 )
             kind = sites[name].kind
             if kind == "deterministic":
-                _refuse_deterministic(role, name, random_sites)
+                _refuse_deterministic(role, name, random_sites, sources)
             elif kind != "sample":
                 raise ValueError(f"{role} names {name!r}, which is a {kind} and not a random site of the model.")
 
 
-def _refuse_deterministic(role: str, name: str, random_sites: Sequence[str]) -> None:
+def _refuse_deterministic(
+    role: str, name: str, random_sites: Sequence[str], sources: Callable[[str], Sequence[str]]
+) -> None:
     bases = [other for other in random_sites if other.startswith(f"{name}_")]
     if bases:
+        used = list(sources(name)) or bases
+        more = "together, for the information of all of them" if len(used) > 1 else "instead"
         raise ValueError(
-            f"{role} site {name!r} is deterministic here, a function of {listed(bases)}: if handlers.reparam did "
-            "this, pass the model without it (its base site is another quantity unless location and scale are "
-            "constants)."
+            f"{role} site {name!r} is deterministic here, a function of {listed(used)}: if handlers.reparam did "
+            f"this, pass the model without it, or name {listed(used)} {more} (alone its base site is another quantity "
+            "unless location and scale are constants)."
         )
     if role == "latent":
-        raise ValueError(
-            f"latent site {name!r} is deterministic and has no density: name the random site(s) it is computed from."
-        )
+        used = list(sources(name))
+        what = f"it is computed from, {listed(used)}" if used else "it is computed from"
+        raise ValueError(f"latent site {name!r} is deterministic and has no density: name the random site(s) {what}.")
 
 
 def noisy(names: Sequence[str]) -> None:
@@ -149,12 +159,17 @@ def simulable(sites: Mapping[str, Site]) -> None:
             )
 
 
-def proper(name: str, fn: dist.Distribution) -> None:
+def drawable(name: str, fn: dist.Distribution) -> None:
     """Refuse a site that cannot be sampled; called inside the model, before it is."""
-    if isinstance(unwrapped(fn), dist.ImproperUniform):
+    base = unwrapped(fn)
+    while isinstance(base, dist.TransformedDistribution):
+        base = unwrapped(base.base_dist)
+    if isinstance(base, dist.ImproperUniform):
+        raise _Refusal(f"site {name!r} is improper (ImproperUniform) and cannot be sampled: {_instead(name, base)}")
+    if type(base).sample is dist.Distribution.sample:
         raise _Refusal(
-            f"site {name!r} is improper (ImproperUniform) and cannot be sampled: every prior must be a "
-            "proper distribution, for example a wide Normal."
+            f"site {name!r} has a {type(base).__name__} distribution, which has no `sample` method and cannot be "
+            "simulated: give its class sample(key, sample_shape=()), whose draws follow its log_prob."
         )
 
 
@@ -174,6 +189,37 @@ def repeatable(names: Sequence[str]) -> None:
             "with numpy.random or random, or changes state of its own. Draw with numpyro.sample, or make such numbers "
             "once, outside the model, and pass them as arguments."
         )
+
+
+def _instead(name: str, fn: dist.ImproperUniform) -> str:
+    """What to write instead of an improper distribution."""
+    if name.endswith("_unwrapped"):
+        return (
+            f"if handlers.reparam with CircularReparam made it of site {name.removesuffix('_unwrapped')!r}, pass the "
+            "model without it, for circular sites need none here."
+        )
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    size = fn.event_shape[-1] if fn.event_shape else 1
+    ordered = f"dist.Normal(0, 1).expand([{size}]).to_event(1), dist.transforms.OrderedTransform()"
+    examples = (
+        (constraints.ordered_vector, f"dist.TransformedDistribution({ordered})"),
+        (constraints.simplex, f"dist.Dirichlet(jnp.ones({size}))"),
+        (constraints.positive, "dist.LogNormal(0, 2)"),
+        (constraints.nonnegative, "dist.HalfNormal(10)"),
+        (constraints.unit_interval, "dist.Uniform(0, 1)"),
+        (constraints.circular, "dist.Uniform(-jnp.pi, jnp.pi)"),
+        (constraints.corr_cholesky, f"dist.LKJCholesky({size})"),
+        (constraints.corr_matrix, f"dist.LKJ({size})"),
+        (
+            constraints.real,
+            "a wide Normal" + f", dist.Normal(0, 10).expand([{size}]).to_event(1)" * bool(fn.event_shape),
+        ),
+    )
+    example = next((text for known, text in examples if support is known), None)
+    what = f"on the same support, for example {example}" if example else "on the same support"
+    return f"every prior must be a proper distribution {what}."
 
 
 def no_own_keys(names: Sequence[str]) -> None:
@@ -228,18 +274,24 @@ def no_silent_evidence(constants: Mapping[str, frozenset[str]]) -> None:
             )
 
 
-def mask(name: str, chosen_by: Collection[str], readers: Collection[str]) -> None:
-    """Refuse masks that do not merely leave cells out of the data."""
-    why = None
-    if chosen_by:
-        why = f"the mask depends on {listed(sorted(chosen_by))}, so that which cells are missing says something too"
-    elif readers:
+def mask(name: str, choosers: Mapping[str, str], readers: Collection[str]) -> None:
+    """Refuse masks that do not merely leave cells out of the data.
+
+    `choosers` are the sites that the mask depends on and must not, each with what it is.
+    """
+    if readers:
         why = f"{listed(sorted(readers))} is computed from its values, those that the mask leaves out among them"
-    if why:
-        raise ValueError(
-            f"site {name!r} is masked (handlers.mask), and {why}: the masked model is no joint density. "
-            "Use a mask that is fixed, on a site that nothing else depends on."
-        )
+        advice = "on a site that nothing else depends on"
+    elif choosers:
+        which = ", ".join(f"{other!r}, {role}" for other, role in sorted(choosers.items()))
+        why = f"the mask depends on {which}, so that which cells are missing says something too"
+        advice = f"or one that depends on sites of the same group as {name!r}, or on sites in given, alone"
+    else:
+        return
+    raise ValueError(
+        f"site {name!r} is masked (handlers.mask), and {why}: the masked model is no joint density. "
+        f"Use a mask that is fixed, {advice}."
+    )
 
 
 def listed(names: Collection[str]) -> str:
@@ -255,5 +307,5 @@ def close(name: str, known: Sequence[str]) -> str:
 
 def short(value: Any) -> str:
     """A value as text of at most 80 characters."""
-    text = repr(value)
+    text = plain(repr(value))
     return text if len(text) < 80 else text[:77] + "..."

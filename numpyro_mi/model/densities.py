@@ -25,6 +25,7 @@ from numpyro_mi.model.parameters import Verdict, check_observed, spoil, verdict
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
+from numpyro_mi.model.told import blamed_on
 from numpyro_mi.model.trace import JointModel, Values
 from numpyro_mi.targets import AnnealedTarget
 
@@ -292,7 +293,8 @@ def _stage_integral(
 
     def sample_target(rng_key, held):
         assert posterior_sampler is not None
-        drawn = posterior_sampler(rng_key, {name: held[name] for name in own.held})
+        with blamed_on("posterior_sampler(rng_key, data)"):
+            drawn = posterior_sampler(rng_key, {name: held[name] for name in own.held})
         _check_posterior_draw(drawn, {name: values[name] for name in names})
         return unconstrained({**held, **drawn})
 

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from numpyro_mi.model.checks import ModelError, listed
 from numpyro_mi.model.sites import MOST_CHOICES, Site
+from numpyro_mi.model.told import told
 
 
 def refuse_fixed(site: str, parent: str) -> NoReturn:
@@ -78,7 +79,7 @@ def differentiable(names: Sequence[str]) -> Iterator[None]:
     except Exception as error:
         raise ModelError(
             f"the log-density has no gradient with respect to {listed(names)}, which annealing needs: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {told(error)}"
         ) from error
 
 

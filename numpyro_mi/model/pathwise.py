@@ -7,14 +7,14 @@ from functools import partial
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 from jax import random
 from numpyro.distributions.distribution import Distribution, TransformedDistribution
 
 from numpyro_mi.model.checks import ModelError, listed
-from numpyro_mi.model.sites import ingredients, mask_of, unwrapped
+from numpyro_mi.model.sites import ingredients, unwrapped
 from numpyro_mi.model.staging import depends_on
-from numpyro_mi.model.support import bounds_of
+from numpyro_mi.model.support import bounds_of, kept_cells
+from numpyro_mi.model.told import plain
 from numpyro_mi.model.trace import JointModel
 
 _DESIGN, _KEY = "<design>", "<rng_key>"  # no site is named like this
@@ -41,7 +41,7 @@ def differentiable_in_design() -> Iterator[None]:
         raise TypeError(
             "the model cannot be traced as a function of the design: a value of it is a size, or decides something in "
             "Python (an `if`), and has no gradient. Pass it in model_args or model_kwargs, and compare its values by "
-            f"expected_information_gain. JAX says: {str(reason).splitlines()[0]}"
+            f"expected_information_gain. JAX says: {plain(str(reason)).splitlines()[0]}"
         ) from error
 
 
@@ -67,7 +67,7 @@ def check_smooth(at_design: AtDesign, design: Any, data: Sequence[str]) -> None:
 
     def masks(inputs):
         trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[_KEY])
-        return {name: jnp.asarray(mask_of(trace[name]["fn"])) for name in masked}
+        return {name: kept_cells(trace[name]["fn"]) for name in masked}
 
     masked = [name for name in at_design(design).sites if at_design(design).traced[name].masked]
     inputs = {_DESIGN: design, _KEY: random.key(0)}

@@ -21,6 +21,9 @@ from numpyro_mi.model.slices import Element, Others
 WRAPPERS = (Element, ExpandedDistribution, Independent, MaskedDistribution, Others)
 
 
+_MIXTURES = (dist.MixtureGeneral, dist.MixtureSameFamily)
+
+
 class Site(NamedTuple):
     """One message of a model.
 
@@ -42,6 +45,8 @@ class Site(NamedTuple):
         Why it cannot be annealed, or None.
     choices
         The values of one element, if it is discrete and they can be listed; else None.
+    points, counts
+        Whether a Delta is mixed into its distribution, and a distribution of counts.
     """
 
     kind: str
@@ -55,6 +60,8 @@ class Site(NamedTuple):
     flaw: str | None = None
     obstacle: str | None = None
     choices: tuple[int, ...] | None = None
+    points: bool = False
+    counts: bool = False
 
     @property
     def auxiliary(self) -> bool:
@@ -81,11 +88,18 @@ def site(msg: dict) -> Site:
         fn.event_dim,
         msg["is_observed"],
         mask_of(fn) is not None,
-        msg["scale"] is not None,
+        not _is_one(msg["scale"]),
         _flaw(fn),
         _obstacle(fn),
         _choices(fn),
+        _has_delta(fn),
+        any(map(_discrete, _parts(fn))),
     )
+
+
+def _is_one(scale: Any) -> bool:
+    """Whether a factor on a log-density is known to be exactly 1; None is no factor."""
+    return scale is None or not isinstance(scale, jax.core.Tracer) and bool(np.all(np.asarray(scale) == 1))
 
 
 def unwrapped(fn: Distribution) -> Distribution:
@@ -119,6 +133,16 @@ _FACTOR = (
 _DELTA = (
     "has a Delta distribution, which has no density: use numpyro.deterministic for a value that is computed, or "
     "a distribution with a width."
+)
+_MIXED_MEASURES = (
+    "mixes points ({points}) with a density ({densities}), and its log_prob adds a probability to a density, which its "
+    "draws do not follow. If the point is 0, use dist.HurdleDistribution. Or draw which part it is as a site of its "
+    "own, event = numpyro.sample(..., dist.Bernoulli(...)), and the density under handlers.mask(mask=event == 1), and "
+    "name both in data."
+)
+_MOVING_POINT = (
+    "is a mixture with a Delta that other sites move, or that is at no whole number beside counts, which has no "
+    "density: use a Delta at a constant, or a distribution with a width."
 )
 _OTHER_DRAWS = (
     "has a {}, whose draws do not follow its log_prob ({}), so that the joint distribution cannot be simulated: {}."
@@ -160,6 +184,10 @@ def _flaw(fn: Distribution) -> str | None:
         return _FACTOR
     if isinstance(fn, dist.Delta):
         return _DELTA
+    if isinstance(fn, _MIXTURES):
+        return _mixture_flaw(fn)
+    if not isinstance(fn, WRAPPERS) and _has_delta(fn):
+        return _DELTA
     # NumPyro's own; a class of the user's may be right under the same name.
     own = " ".join(cls.__name__ for cls in type(fn).__mro__ if cls.__module__.startswith("numpyro."))
     for part, words in _NOT_ITS_DRAWS.items():
@@ -169,12 +197,64 @@ def _flaw(fn: Distribution) -> str | None:
     return next((flaw for flaw in map(_flaw, parts) if flaw), None)
 
 
+def _components(fn: Distribution) -> list[Distribution]:
+    """The distributions that a mixture mixes."""
+    found = getattr(fn, "component_distributions", None)
+    return list(found) if found is not None else [fn.component_distribution]
+
+
+def _mixture_flaw(fn: Distribution) -> str | None:
+    """Points may be mixed with points: then log_prob is the log of a probability everywhere."""
+    parts = _components(fn)
+    flaw = next((flaw for part in parts if not isinstance(unwrapped(part), dist.Delta) and (flaw := _flaw(part))), None)
+    points = [part for part in parts if _has_delta(part) or _discrete(part)]
+    densities = [part for part in parts if part not in points]
+    if flaw or not points or not densities:
+        return flaw
+    kinds = [dict.fromkeys(type(unwrapped(part)).__name__ for part in group) for group in (points, densities)]
+    return _MIXED_MEASURES.format(points=", ".join(kinds[0]), densities=", ".join(kinds[1]))
+
+
+def _has_delta(fn: Distribution) -> bool:
+    return any(isinstance(part, dist.Delta) for part in _parts(fn))
+
+
+def _discrete(fn: Distribution) -> bool:
+    return fn.support is not None and bool(fn.support.is_discrete)
+
+
+def _parts(fn: Distribution) -> Iterator[Distribution]:
+    """A distribution and all that it is made of."""
+    yield fn
+    for _, value in ingredients(fn):
+        for part in value if isinstance(value, list | tuple) else [value]:
+            yield from _parts(part)
+
+
+def points_of(fn: Distribution) -> list[tuple[Any, Any]]:
+    """Where the Deltas in a distribution are, and their `log_density`."""
+    return [(part.v, part.log_density) for part in _parts(fn) if isinstance(part, dist.Delta)]
+
+
+def with_points(own: Site, found: list[tuple[Any, Any]] | None) -> Site:
+    """A site with Deltas in it, refused if these are not at constants, as None says, or not what counts can have."""
+    if found is not None:
+        values, log_densities = ([np.asarray(value) for value in values] for values in zip(*found, strict=True))
+        whole = not own.counts or all(np.all(value == np.round(value)) for value in values)
+        if whole and all(np.all(value == 0) for value in log_densities):
+            return own
+    return own._replace(flaw=own.flaw or _MOVING_POINT)
+
+
 def _obstacle(fn: Distribution) -> str | None:
     """A latent must be continuous, with a map onto the real line."""
     name = type(unwrapped(fn)).__name__
     if mask_of(fn) is not None:
-        return "is masked (handlers.mask): a masked prior is not the one it is drawn from."
-    if "ZeroInflated" in name or "Hurdle" in name:
+        return (
+            "is masked (handlers.mask): a masked prior is not the one it is drawn from. A masked site can be in data, "
+            "if nothing else depends on it."
+        )
+    if "ZeroInflated" in name or "Hurdle" in name or _has_delta(fn):
         return f"has a point mass ({name}), so it cannot be moved along a gradient. It is fine as data."
     if fn.support is not None and fn.support.is_discrete:
         return f"is discrete ({name}), so that it cannot be moved along a gradient."

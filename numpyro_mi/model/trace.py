@@ -1,6 +1,6 @@
 """What a NumPyro model is made of: its random sites, how to simulate them, who depends on whom."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,11 +11,20 @@ import numpyro
 from jax import random
 from numpyro import handlers
 
-from numpyro_mi.model import call_checks, checks, elements, given_values, integral_checks, leaks, parameters
+from numpyro_mi.model import (
+    call_checks,
+    checks,
+    elements,
+    given_values,
+    harmless,
+    integral_checks,
+    leaks,
+    parameters,
+)
 from numpyro_mi.model.repetition import ForwardScans, changing
-from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
+from numpyro_mi.model.sites import Site, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
-from numpyro_mi.model.support import outside, site_log_probs
+from numpyro_mi.model.support import kept_cells, known_value, outside, site_log_probs
 
 Values = dict[str, Any]
 
@@ -46,6 +55,8 @@ class JointModel:
     without_density
         Sites that can be simulated but have no density: deterministic data, and sites whose distribution
         depends on random numbers that are no site.
+    notes
+        What a result has to say of the model.
     """
 
     run: Callable[[], Any]
@@ -58,6 +69,7 @@ class JointModel:
     given: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     without_density: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def joint(self) -> Callable[[], Any]:
         """The model with every asked-for site drawn, whether or not it is given `obs=`."""
@@ -79,6 +91,11 @@ class JointModel:
         trace = handlers.trace(handlers.seed(self.run, 0)).get_trace()
         shapes = {name: self.traced[name].drawn for name in self.data}
         return {name: jnp.broadcast_to(jnp.asarray(trace[name]["value"]), shapes[name]) for name in self.data}
+
+    def known(self, values: Values) -> Values:
+        """Values of sites as far as masks keep them, and a constant in the other cells; see `known_value`."""
+        trace = handlers.trace(self.held_at(values)).get_trace()
+        return {name: known_value(trace[name]) for name in values}
 
     def held_at(self, values: Values, rng_key: jax.Array | int = 0) -> Callable[[], Any]:
         """The model with sites held at given values; what is asked of it never depends on the key."""
@@ -124,12 +141,12 @@ def joint_model(
         run = bound(model, args, kwargs)
         traced = _abstract_trace(run)
         elements.check_split(cells, traced)
-    checks.names(traced, groups)
+    checks.names(traced, groups, partial(_sources, run, traced))
     checks.simulable(traced)
     call_checks.known_parameters(traced, params)
-    free = partial(handlers.substitute(model, data=params), *args, **kwargs)
+    as_written = partial(handlers.substitute(model, data=params), *args, **kwargs)
     with checks.model_errors():
-        sources = given_values.drawn_sources(free, _abstract_trace(free) if fixed else whole)
+        sources = given_values.drawn_sources(as_written, _abstract_trace(as_written) if fixed else whole)
     given_values.check(sources)
     asked = frozenset(groups["latent"] + groups["data"] + groups["given"])
     checks.value_shapes({name: traced[name] for name in asked})
@@ -155,7 +172,8 @@ def joint_model(
         noisy = _noisy(draft)
         changed = changing(draft.simulate, draft.sites)
     checks.repeatable(changed)
-    call_checks.parameters(traced, params, used, keyed)
+    free = _free_parameters(draft, used - set(params))
+    call_checks.parameters(traced, params, used - set(free), keyed)
     checks.drawn([name for name in draft.sites if not by_key[name] and name not in fixed])
     checks.no_own_keys(own_keys)
     hidden = [name for name, used in parents.items() if _KEY in used]
@@ -169,6 +187,7 @@ def joint_model(
         draft,
         parents={name: parents[name] - {name, _KEY} for name in draft.sites},
         without_density=(*noisy, *(name for name in draft.sites if name in (*hidden, *unevaluated))),
+        notes=harmless.notes(free),
     )
 
 
@@ -204,7 +223,7 @@ def _with_draws_that_end(msg: dict) -> None:
 
 
 def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
-    checks.proper(msg["name"], msg["fn"])
+    checks.drawable(msg["name"], msg["fn"])
     if msg["name"] in simulated:
         return msg["fn"](rng_key=numpyro.prng_key(), sample_shape=msg["kwargs"]["sample_shape"])
     return None
@@ -226,7 +245,8 @@ def _abstract_trace(run: Callable) -> dict[str, Site]:
 
     with checks.model_errors():
         jax.eval_shape(record, random.key(0))
-    return found
+        drawn = frozenset(name for name, own in found.items() if own.kind == "sample")
+        return harmless.settled(found, lambda rng_key: _trace(run, drawn, rng_key))
 
 
 def _held_outside(run: Callable, fixed: Mapping[str, Any]) -> list[str]:
@@ -258,6 +278,46 @@ def _parameter_use(model: JointModel) -> tuple[frozenset[str], frozenset[str]]:
 
     used = frozenset().union(*depends_on(simulate, shapes).values())
     return used, frozenset(name for name, by in depends_on(initial, {_KEY: random.key(0)}).items() if by)
+
+
+def _free_parameters(model: JointModel, names: Collection[str]) -> tuple[str, ...]:
+    """Parameters of `LocScaleReparam(centered=None)`, of which no value changes what is asked for."""
+
+    def drawn(name, value, rng_key):
+        run = handlers.substitute(model.run, data={name: value})
+        trace = replace(model, run=run).drawing_trace(rng_key)
+        return {name: msg["value"] for name, msg in trace.items() if msg["type"] in ("sample", "deterministic")}
+
+    found = []
+    for name in sorted(name for name in names if harmless.is_centering(name, model.traced)):
+        site, own = harmless.centered_site(name)
+        if harmless.changes_nothing(partial(drawn, name), model.traced[name].value, own):
+            sources = _sources(model.run, model.traced, site)
+            call_checks.centering(
+                name,
+                site,
+                sources,
+                own in model.data or own in model.fixed,
+                [{*group, *model.given, *model.fixed} for group in (model.latent, model.given) if own in group],
+            )
+            found.append(name)
+    return tuple(found)
+
+
+def _sources(run: Callable, traced: Mapping[str, Site], name: str) -> tuple[str, ...]:
+    """Random sites that the value of a deterministic one is computed from."""
+    drawn = [other for other, own in traced.items() if own.kind == "sample"]
+
+    def value(inputs):
+        trace = handlers.trace(handlers.seed(handlers.condition(run, data=inputs), 0)).get_trace()
+        return {name: trace[name]["value"]}
+
+    def values(rng_key):
+        trace = _trace(run, frozenset(), rng_key)
+        return {other: trace[other]["value"] for other in drawn}
+
+    used = depends_on(value, jax.eval_shape(values, random.key(0)))[name]
+    return tuple(other for other in drawn if other in used)
 
 
 def _noisy(model: JointModel) -> dict[str, bool]:
@@ -316,7 +376,12 @@ def _parents(model: JointModel) -> tuple[dict[str, frozenset[str]], frozenset[st
 
 
 def _check_masks(model: JointModel, parents: Mapping[str, frozenset[str]]) -> None:
-    """Refuse masks under which the cells left out are not simply missing from the data."""
+    """Refuse masks under which the cells left out are not simply missing from the data.
+
+    A mask may depend on sites whose values are known wherever the masked site is one of the held sites: those of its
+    own group, and those that are conditioned on. A masked site in no group, which nothing is computed from, integrates
+    to one whatever its mask.
+    """
     masked = [name for name in model.sites if model.traced[name].masked]
     if not masked:
         return
@@ -326,10 +391,15 @@ def _check_masks(model: JointModel, parents: Mapping[str, frozenset[str]]) -> No
         trace = handlers.trace(model.held_at(values)).get_trace()
         return {name: part(trace[name]["fn"]) for name in masked}
 
-    by_mask = depends_on(partial(distribution, mask_of), example)
+    by_mask = depends_on(partial(distribution, kept_cells), example)
     by_base = depends_on(partial(distribution, lambda fn: jax.tree.leaves(unwrapped(fn))), example)
+    given = {*model.given, *model.fixed}
+    roles = {name: "which is in latent" for name in model.latent} | {name: "which is in data" for name in model.data}
     for name in masked:
         if name in model.latent:
             integral_checks.annealable(name, model.traced[name])
         readers = {child for child, used in parents.items() if name in used and child != name}
-        checks.mask(name, by_mask[name], readers | ({name} & by_base[name]))
+        known = {*model.data, *given} if name in model.data else given
+        held = name in model.data or name in given
+        choosers = {other: roles.get(other, "which is integrated out") for other in by_mask[name] - known if held}
+        checks.mask(name, choosers, readers | ({name} & (by_base[name] | by_mask[name])))
