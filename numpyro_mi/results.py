@@ -121,7 +121,8 @@ class Bounds:
         level = (1 + prob) / 2
         low = -np.inf if self.lower_i is None else confidence_limit(self.lower_i, -1, level)
         high = np.inf if self.upper_i is None else confidence_limit(self.upper_i, +1, level)
-        return float(low), float(high)
+        rounding = getattr(self, "rounding", 0.0)  # of results that are sums
+        return float(low - rounding), float(high + rounding)
 
     def summary(self) -> pd.DataFrame:
         """Table of both bounds, gap and estimate (their midpoint): mean and standard error in nats, mean in bits."""
@@ -233,10 +234,6 @@ class MIBounds(Bounds):
         """Terms scored: one a joint draw, or one a block of them."""
         return len(self.parts["estimate"]) if "estimate" in self.parts else super().num_samples
 
-    def interval(self, prob: float = 0.95) -> tuple[float, float]:  # noqa: D102 - as above
-        low, high = super().interval(prob)
-        return low - self.rounding, high + self.rounding
-
     @property
     def partial(self) -> bool:
         """Whether the run was interrupted; the finished blocks are complete and unbiased."""
@@ -331,10 +328,6 @@ class MIDifference(Bounds):
 
     exact: bool = False
     rounding: float = 0.0
-
-    def interval(self, prob: float = 0.95) -> tuple[float, float]:  # noqa: D102 - as above
-        low, high = super().interval(prob)
-        return low - self.rounding, high + self.rounding
 
     def __repr__(self) -> str:
         from numpyro_mi.report import report_difference
