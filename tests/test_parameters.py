@@ -16,12 +16,14 @@ from numpyro_mi import (
     GuideFunction,
     InfoNCE,
     StructuredInfoNCE,
+    Training,
     evidence_bounds,
     expected_information_gain,
     information_gain_gradient,
     mi_bounds,
 )
-from numpyro_mi.model.parameters import drawable, verdict
+from numpyro_mi.model.draws import drawable
+from numpyro_mi.model.parameters import verdict
 from numpyro_mi.model.ranges import INSIDE, OUTSIDE
 
 pytestmark = pytest.mark.compile_fast
@@ -284,7 +286,9 @@ def test_the_total_of_a_multinomial_is_known_from_it():
     assert np.allclose(result.lower_i, np.log(5), atol=1e-4) and np.allclose(result.upper_i, np.log(5), atol=1e-4)
 
 
-@pytest.mark.parametrize("method", [StructuredInfoNCE(4), InfoNCE()], ids=["likelihood", "none"])
+@pytest.mark.parametrize(
+    "method", [StructuredInfoNCE(4), InfoNCE(20, training=Training(2000, 20))], ids=["likelihood", "none"]
+)
 def test_scored_draws_stand_for_nothing(method, monkeypatch):
     """Past the checks, a parameter that is wrong in scored draws alone makes both sides infinite."""
     monkeypatch.setattr("numpyro_mi.model.parameters.check", lambda *_: None)

@@ -11,7 +11,7 @@ import numpyro
 from jax import random
 from numpyro import handlers
 
-from numpyro_mi.model import call_checks, checks, elements, integral_checks, leaks, parameters
+from numpyro_mi.model import call_checks, checks, draws, elements, integral_checks, leaks, parameters
 from numpyro_mi.model.sites import Site, mask_of, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
 from numpyro_mi.model.support import outside, site_log_probs
@@ -191,8 +191,8 @@ def traced_sites(
 
 
 def _with_draws_that_end(msg: dict) -> None:
-    """Let the draws of a site return whatever its parameters are; what is drawn of wrong ones is refused."""
-    msg["fn"] = parameters.drawable(msg["fn"])
+    """Let the draws of a site return whatever its parameters are; parameters that are wrong are refused later."""
+    msg["fn"] = draws.drawable(msg["fn"])
 
 
 def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
