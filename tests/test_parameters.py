@@ -287,7 +287,7 @@ def test_the_total_of_a_multinomial_is_known_from_it():
 
 
 @pytest.mark.parametrize(
-    "method", [StructuredInfoNCE(4), InfoNCE(20, training=Training(2000, 20))], ids=["likelihood", "none"]
+    "method", [StructuredInfoNCE(4), InfoNCE(num_particles=20, training=Training(2000, 20))], ids=["likelihood", "none"]
 )
 def test_scored_draws_stand_for_nothing(method, monkeypatch):
     """Past the checks, a parameter that is wrong in scored draws alone makes both sides infinite."""
@@ -310,7 +310,7 @@ def test_a_guide_with_a_factor_that_is_none():
         factor = jnp.eye(2).at[0, 1].set(corner)
         sample("z", dist.MultivariateNormal(jnp.zeros(2), scale_tril=factor))
 
-    result = mi_bounds(model, "z", "x", **{**TINY, "method": IWAE(4, guide=GuideFunction(guide))})
+    result = mi_bounds(model, "z", "x", **{**TINY, "method": IWAE(GuideFunction(guide), 4)})
     assert not np.isfinite(result.lower) and not np.isfinite(result.upper)
 
 
