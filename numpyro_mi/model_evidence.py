@@ -21,7 +21,7 @@ from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.keys import as_key
 from numpyro_mi.model import call_checks, integral_checks
-from numpyro_mi.model.densities import fixed_log_probs
+from numpyro_mi.model.densities import check_parameters_at, fixed_log_probs
 from numpyro_mi.model.trace import joint_model, latents_of
 from numpyro_mi.options import shown
 from numpyro_mi.report import number, number_lines
@@ -169,6 +169,8 @@ def evidence_bounds(
         if isinstance(method, AIS) and isinstance(method.scheme, IR):
             integral_checks.refuse_sampler_on_observed()
     require_likelihood(joint, method)
+    if values is not None:
+        check_parameters_at(joint, values)
     row = evidence(joint)
     rows = Rows(joint, (row,), method, as_key(rng_key), may_sum=False)
     raw = rows.run(num_samples, batch_size, progress_bar)

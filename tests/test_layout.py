@@ -31,7 +31,8 @@ ROOMS = {
     "model.slices": [],
     "model.sites": ["model.slices"],
     "model.ranges": [],
-    "model.parameters": ["model.ranges", "model.sites"],
+    "model.draws": ["model.sites"],
+    "model.parameters": ["model.draws", "model.ranges"],
     "model.staging": [],
     "model.edges": [],
     "model.told": [],
@@ -47,7 +48,7 @@ ROOMS = {
     "model.resemblance": [],
     "model.single_numbers": ["model.dependence"],
     "model.leaks": ["model.call_checks", "model.resemblance", "model.single_numbers"],
-    "model.elements": ["model.checks", "model.parameters"],
+    "model.elements": ["model.checks", "model.draws"],
     "identities": [],
     "model.repetition": ["model.checks", "model.staging"],
     "model.trace": [

@@ -19,7 +19,7 @@ from numpyro.distributions.distribution import Distribution
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from numpyro_mi.model import checks
-from numpyro_mi.model.parameters import drawable
+from numpyro_mi.model.draws import drawable
 from numpyro_mi.model.sites import Site
 from numpyro_mi.model.slices import Element, Others, WholeDraw
 

@@ -1,10 +1,9 @@
-"""Parameters held against what their distribution allows, and draws that return whatever the parameters are.
+"""Parameters held against what their distribution allows.
 
-NumPyro validates no parameter that is computed from other sites, and some of its densities are finite where the
-parameters are not allowed: probabilities that do not sum to one, or beyond one.
+NumPyro does not validate parameters that are computed from other sites, and some of its densities are finite where
+the parameters are not allowed: for probabilities that do not sum to one, or that exceed one.
 """
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -21,6 +20,7 @@ from numpyro.distributions.distribution import (
 )
 
 from numpyro_mi.model import ranges
+from numpyro_mi.model.draws import COUNTS, HURDLES, MOST_ZEROS, listed, stuck
 from numpyro_mi.model.ranges import AT_EDGE, INSIDE, OUTSIDE, Codes
 from numpyro_mi.model.sites import WRAPPERS, Site, ingredients
 from numpyro_mi.model.slices import Element
@@ -48,15 +48,12 @@ class Requirement(NamedTuple):
 Verdict = dict[Requirement, Codes]
 """By requirement, INSIDE, AT_EDGE or OUTSIDE; requirements that constants meet are left out."""
 
-_COUNTS = dist.MultinomialProbs | dist.MultinomialLogits | dist.DirichletMultinomial
 _MIXTURES = dist.MixtureSameFamily | dist.MixtureGeneral
 _WISHARTS = dist.WishartCholesky | dist.InverseWishartCholesky
-_HURDLES = dist.HurdleProbs | dist.HurdleLogits
 _COMPUTED_FROM = {
     "scale_tril": frozenset({"covariance_matrix", "precision_matrix", "scale_matrix", "rate_matrix"}),
     "covariance_rfft": frozenset({"covariance_row"}),
 }
-_MOST_ZEROS = 1e-6  # of a hurdle's base: that many draws until one counts
 
 
 def verdict(fn: Distribution, outcome: jax.Array) -> Verdict:
@@ -64,13 +61,13 @@ def verdict(fn: Distribution, outcome: jax.Array) -> Verdict:
 
     A parameter at the edge of an open range is wrong only where what comes of it, a log-density, is not finite.
     """
-    found = {key: codes.max() for key, codes in _tables(fn).items()}
+    found = {key: codes.max(initial=INSIDE) for key, codes in _tables(fn).items()}
     fine = jnp.isfinite(outcome).all()
     return {key: jnp.where((code == AT_EDGE) & fine, INSIDE, code).astype(jnp.int8) for key, code in found.items()}
 
 
 def spoil(verdicts: Mapping[str, Verdict], terms: Any) -> Any:
-    """Terms of draws, NaN at those that have a parameter which is not allowed and so stand for nothing."""
+    """Terms of draws, NaN at each draw that has a parameter which is not allowed."""
     codes = [code for found in verdicts.values() for code in found.values()]
     if not codes:
         return terms
@@ -135,73 +132,6 @@ def _refuse(name: str, requirement: Requirement, where: str, parents: Sequence[s
     )
 
 
-def drawable(fn: Distribution) -> Distribution:
-    """The same distribution, with draws that return whatever its parameters are; those of allowed ones are the same."""
-    if isinstance(fn, Element):
-        return fn  # its draw is that of the whole batch
-    safe = _safe(fn)
-    if safe is fn:
-        return fn
-    fn = copy.copy(fn)
-    fn.sample = safe.sample
-    fn.sample_with_intermediates = safe.sample_with_intermediates
-    return fn
-
-
-def _safe(fn: Distribution) -> Distribution:
-    """A copy whose sampler ends: of distributions that loop until a draw is accepted, with allowed parameters."""
-    parts = {
-        name: type(value)(map(_safe, value)) if isinstance(value, list | tuple) else _safe(value)
-        for name, value in ingredients(fn)
-    }
-    changed = any(
-        new is not old
-        for name, value in parts.items()
-        for new, old in zip(_listed(value), _listed(getattr(fn, name)), strict=True)
-    )
-    loops = isinstance(fn, dist.BinomialProbs) and _traced(fn.probs)
-    totals = isinstance(fn, _COUNTS) and _traced(fn.total_count) and fn.batch_shape == ()
-    hurdle = isinstance(fn, _HURDLES) and fn._is_discrete and any(map(_traced, jax.tree.leaves(fn.base_dist)))
-    if not (changed or loops or totals or hurdle):
-        return fn
-    fn = copy.copy(fn)
-    for name, value in parts.items():
-        setattr(fn, name, value)
-    if loops:
-        fn.probs = jnp.clip(jnp.where(jnp.isnan(fn.probs), 0.0, fn.probs), 0.0, 1.0)
-    if totals:
-        fn.sample = _count_sampler(fn)
-    if hurdle:
-        fn.base_dist = _never_certain(fn.base_dist)
-    return fn
-
-
-def _count_sampler(fn: Any) -> Callable:
-    """Draws of counts with a total that is computed: in a batch of one, since else NumPyro draws `total_count_max`."""
-
-    def sample(key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        kind, rest = type(fn), {"total_count_max": fn.total_count_max}
-        which = next(name for name in ("probs", "logits", "concentration") if name in kind.arg_constraints)
-        total = jnp.clip(fn.total_count, 0, fn.total_count_max)
-        one = kind(**{which: getattr(fn, which)[None]}, total_count=total[None], **rest)
-        return one.sample(key, sample_shape)[..., 0, :].astype(int)
-
-    return sample
-
-
-def _never_certain(base: Distribution) -> Distribution:
-    """The base of a hurdle, with draws of 1 where it is zero all but always and none would come."""
-    sample, stuck = base.sample, _stuck(base)
-    base = copy.copy(base)
-    base.sample = lambda key, sample_shape=(): jnp.where(stuck, 1, sample(key, sample_shape))
-    return base
-
-
-def _stuck(base: Distribution) -> jax.Array:
-    zero = jnp.zeros(base.shape(), jnp.result_type(int))
-    return ~(base.log_prob(zero) < -_MOST_ZEROS)
-
-
 def _tables(fn: Distribution, normalised: bool = False) -> dict[Requirement, Codes]:
     """Verdicts with the batch shape of a distribution, those on what it is made of included.
 
@@ -218,7 +148,7 @@ def _tables(fn: Distribution, normalised: bool = False) -> dict[Requirement, Cod
     for name, value in ingredients(fn):
         if name.startswith("_") and not isinstance(fn, _MIXTURES):
             continue  # computed from the parameters, to be used inside
-        for part in _listed(value):
+        for part in listed(value):
             for inner, codes in _tables(part, name == "_mixing_distribution").items():
                 key, new = inner._replace(depth=inner.depth + 1), _fitted(codes, fn.batch_shape)
                 found[key] = _library(found[key], new).maximum(found[key], new) if key in found else new
@@ -229,8 +159,8 @@ def _own(fn: Distribution, normalised: bool) -> Iterator[tuple[str, str, Callabl
     """Each parameter that a distribution itself has: its name, what it must do, and the test."""
     for parameter, constraint in fn.arg_constraints.items():
         value = _value(fn, parameter)
-        if value is None or constraints.is_dependent(constraint):
-            continue
+        if value is None or constraints.is_dependent(constraint) or (fn._validate_args and not _traced(value)):
+            continue  # constants NumPyro has validated itself, where it was not told otherwise
         if _COMPUTED_FROM.get(parameter, frozenset()) & set(vars(fn)):
             continue
         if parameter not in vars(fn):
@@ -258,7 +188,7 @@ def _between_parameters(fn: Any) -> Iterator[tuple[str, str, Callable[[], Codes]
     if low is not None and high is not None:
         whole = fn.support is not None and fn.support.is_discrete
         yield "high", "lie above 'low'", lambda: _constant(lambda a, b: ranges.ordered(a, b, whole), low, high)
-    if isinstance(fn, _COUNTS) and most is not None:
+    if isinstance(fn, COUNTS) and most is not None:
         above = lambda total: jnp.where(total > most, OUTSIDE, INSIDE)  # noqa: E731
         yield "total_count", f"be at most total_count_max, {most}", lambda: _constant(above, fn.total_count)
     if isinstance(fn, _WISHARTS):
@@ -268,11 +198,11 @@ def _between_parameters(fn: Any) -> Iterator[tuple[str, str, Callable[[], Codes]
     if isinstance(fn, dist.GaussianCopula):
         needs, factor = ranges.words(constraints.corr_matrix), fn.base_dist.scale_tril
         yield "correlation_matrix", needs, _requirement(fn, constraints.corr_cholesky, factor, False)[1]
-    if isinstance(fn, _HURDLES) and fn._is_discrete:
-        needs = f"be zero with a probability below 1 - {_MOST_ZEROS:g}, or it takes for ever to draw"
+    if isinstance(fn, HURDLES) and fn._is_discrete:
+        needs = f"be zero with a probability below 1 - {MOST_ZEROS:g}, or drawing it never ends"
         leaves, tree = jax.tree.flatten(fn.base_dist)
-        stuck = lambda *leaves: jnp.where(_stuck(jax.tree.unflatten(tree, leaves)), OUTSIDE, INSIDE)  # noqa: E731
-        yield "base_dist", needs, lambda: _constant(stuck, *leaves)
+        certain = lambda *leaves: jnp.where(stuck(jax.tree.unflatten(tree, leaves)), OUTSIDE, INSIDE)  # noqa: E731
+        yield "base_dist", needs, lambda: _constant(certain, *leaves)
 
 
 def _value(fn: Distribution, parameter: str) -> Any:
@@ -306,17 +236,13 @@ def _through(fn: Any, codes: Codes) -> Codes:
 def _fitted(codes: Codes, shape: tuple[int, ...]) -> Codes:
     """Verdicts in a batch shape: the worst over further axes, and over all of them if they do not fit."""
     if codes.ndim > len(shape):
-        codes = codes.max(tuple(range(len(shape), codes.ndim)))
+        codes = codes.max(tuple(range(len(shape), codes.ndim)), initial=INSIDE)
     fits = all(a in (1, b) for a, b in zip(codes.shape[::-1], shape[::-1], strict=False))
-    return _library(codes).broadcast_to(codes if fits else codes.max(), shape)
+    return _library(codes).broadcast_to(codes if fits else codes.max(initial=INSIDE), shape)
 
 
 def _parts(found: Sequence[Any]) -> list[Any]:
     return [part for one in found for part in (one.parts if isinstance(one, transforms.ComposeTransform) else [one])]
-
-
-def _listed(value: Any) -> list[Distribution]:
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _library(*values: Any) -> Any:

@@ -31,7 +31,7 @@ def code(constraint: Any, value: jax.Array) -> Codes:
     if isinstance(constraint, constraints.independent):
         found = code(constraint.base_constraint, value)
         axes = tuple(range(found.ndim - constraint.reinterpreted_batch_ndims, found.ndim))
-        return found.max(axes) if axes else found
+        return found.max(axes, initial=INSIDE) if axes else found
     for kind, test in _TESTS:
         if isinstance(constraint, kind):
             return test(constraint, value)

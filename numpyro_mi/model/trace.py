@@ -14,6 +14,7 @@ from numpyro import handlers
 from numpyro_mi.model import (
     call_checks,
     checks,
+    draws,
     elements,
     given_values,
     harmless,
@@ -218,8 +219,8 @@ def traced_sites(
 
 
 def _with_draws_that_end(msg: dict) -> None:
-    """Let the draws of a site return whatever its parameters are; what is drawn of wrong ones is refused."""
-    msg["fn"] = parameters.drawable(msg["fn"])
+    """Let the draws of a site return whatever its parameters are; parameters that are wrong are refused later."""
+    msg["fn"] = draws.drawable(msg["fn"])
 
 
 def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
