@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -23,6 +24,9 @@ from numpyro_mi import (
     information_table,
     mi_bounds,
 )
+from numpyro_mi.decomposition import decompose
+from numpyro_mi.model.densities import stage_model
+from numpyro_mi.model.samples import stage_samples
 from numpyro_mi.model.trace import joint_model
 
 pytestmark = pytest.mark.compile_fast
@@ -212,7 +216,18 @@ def test_nested_masks_are_all_looked_at():
     assert contains(bounds(model("event")), 0.5 * OF_Y)
 
 
-def test_a_masked_cell_reaches_no_critic():
+def test_a_masked_cell_reaches_neither_critics_nor_guides():
+    """Draws of data are the same constant in all cells that are absent, for each method."""
+    joint = joint_model(SELECTED, "z", BOTH)
+    keys = jax.random.split(jax.random.key(0), 200)
+    features = np.asarray(jax.vmap(stage_samples(joint, False).draw)(keys).x)
+    values = jax.vmap(stage_model(joint, decompose(joint)).draw)(keys).values
+    for event, y in (features.T, (np.asarray(values["event"]), np.asarray(values["y"]))):
+        assert len(set(y[event == 0])) == 1 and len(set(y[event == 1])) == (event == 1).sum() > 50
+
+
+@pytest.mark.slow
+def test_the_bound_of_a_critic_is_that_of_the_cells_observed():
     """y says nearly all of z, and is there in one case of ten."""
 
     def model():

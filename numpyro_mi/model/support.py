@@ -205,9 +205,9 @@ def outside(fn: Distribution, value: jax.Array) -> bool:
     """Whether a value that is held is outside the support, as far as that is known without other sites."""
     if fn.support is None or _traced(jax.tree.leaves(fn.support)):
         return False
-    if _traced([kept_cells(fn)]):
-        return False
     with jax.ensure_compile_time_eval():
+        if _traced([kept_cells(fn)]):
+            return False
         return not bool(jnp.all(fn.support(known_value({"type": "sample", "fn": fn, "value": value}))))
 
 
