@@ -183,11 +183,16 @@ def test_a_single_number_that_is_data_is_not_read(value):
     joint_model(fine, "z", "x", (value, 3))
 
 
+def standardised(y):
+    return (y - y.mean()) / y.std()
+
+
 NAN = np.array([0.5, np.nan, 1.5])
 NUMBERS = {
     "cast": (lambda k: (int(k), float(k)), 5),
     "logarithm": (lambda k: (np.log(k), k), 1),
     "beside missing values": (lambda k: (jnp.concatenate([jnp.array([k]), NAN]), k), 5),
+    "standardised among others": (lambda k: (standardised(jnp.concatenate([jnp.array([k]), Y])), k), 5.0),
     "a difference": (lambda k: (k - 3, k), 5),
     "in a range": (lambda k: (k, [1, 2, 4, 8, 16, 32][k]), 5),
     "in a vector": (lambda k: (jnp.concatenate([jnp.array([k]), Y]), k), 5),
@@ -539,10 +544,29 @@ def test_a_value_that_is_computed_from_what_is_drawn_is_refused(name):
         joint_model(model, **{"latent": "z", "data": "x", **options})
 
 
+def broadcast(value, step=None):
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z, 1).expand([4]).to_event(1), obs=1.0)
+    return value, None
+
+
+class NoDensity(dist.Normal):
+    def log_prob(self, value, *args):
+        raise NotImplementedError
+
+
+def no_density(y=1.5):
+    z = sample("z", Normal(0, 1))
+    sample("x", NoDensity(z, 1), obs=y)
+
+
 FINE = {
     "fixed mask": (masked, "x"),
     "constants": (two(lambda *_: 1.0, 2.0), ["x", "w"]),
     "own carry": (own_carry, "x"),
+    "a number for a vector": (lambda: broadcast(1.0), "x"),
+    "a number for a vector in a scan": (lambda: scan(broadcast, None, jnp.arange(3.0)), "x"),
+    "without a density": (no_density, "x"),
     "standardised": (lambda y=Y, m=1.0, s=2.0: regression((y - m) / s, X), "x"),
     "condition": (handlers.condition(two(lambda *_: None), data={"x": 1.0, "w": 2.0}), ["x", "w"]),
 }
