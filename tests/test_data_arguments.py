@@ -78,6 +78,10 @@ class Own:
     def model(self):
         autoregression(self.y)
 
+    @functools.cached_property
+    def lag(self):
+        return self.y[:-1]
+
     def __call__(self):
         return self.y
 
@@ -158,6 +162,17 @@ def test_data_in_any_container_are_not_read_and_covariates_may_be(name):
     with pytest.raises(ValueError, match=READS.format(label.replace("['y']", r"\['y'\]"))):
         joint_model(lagged, "z", "x", (make(Y, X),))
     assert joint_model(model, "z", "x", (make(Y, X),)).simulated == {"x"}
+
+
+def test_what_an_object_computes_once_is_computed_from_its_data():
+    def model(d):
+        z = sample("z", Normal(0, 1))
+        sample("x", Normal(z * d.lag, 1).to_event(1), obs=d.y[1:])
+
+    data = Own(Y)
+    with pytest.raises(ValueError, match=READS.format("'d.y'")):
+        joint_model(model, "z", "x", (data,))
+    assert data.lag is vars(data)["lag"] and data.y is Y  # nothing is left behind
 
 
 @pytest.mark.parametrize("cls", [Uncopied, Registered])

@@ -6,7 +6,7 @@ import inspect
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -227,7 +227,7 @@ def _attribute(name: str) -> str:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    yield from getattr(value, "__dict__", {}).items()
+    yield from ((name, part) for name, part in getattr(value, "__dict__", {}).items() if not _is_cached(value, name))
     for cls in type(value).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
@@ -237,6 +237,11 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
                     yield name, object.__getattribute__(value, name)
                 except AttributeError:
                     continue
+
+
+def _is_cached(value: Any, name: str) -> bool:
+    """Whether an attribute was computed from others, and must be again when these change."""
+    return isinstance(inspect.getattr_static(type(value), name, None), cached_property)
 
 
 def _replaced(whole: list, new: Mapping[int, Any]) -> list:
@@ -268,6 +273,8 @@ def _with_attributes(value: Any, new: Mapping[str, Any]) -> Any:
     if made is value:
         raise TypeError("not a copy")
     own = getattr(made, "__dict__", {})
+    for name in [name for name in own if _is_cached(value, name)]:
+        del own[name]
     for name, part in new.items():
         if name in own:
             own[name] = part
