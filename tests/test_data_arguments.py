@@ -138,6 +138,11 @@ HOLDERS = {
     "strict": (Strict, lambda d: (d.y, d.x), "'d.y'"),
     "frame": (lambda y, x: pd.DataFrame({"y": y, "x": x}), lambda d: (d["y"].values, d["x"].values), "\"d['y']\""),
     "frame with text": (lambda y, x: FRAME.assign(y=y, x=x), lambda d: (d["y"], d["x"]), "\"d['y']\""),
+    "records": (
+        lambda y, x: pd.DataFrame({"y": y, "x": x}).to_records(),
+        lambda d: (d.y, d["x"]),
+        "\"d['y']\"",
+    ),
     "dataset": (
         lambda y, x: xr.Dataset({"y": ("t", y), "x": ("t", x)}),
         lambda d: (d["y"].values, d["x"].values),
@@ -208,6 +213,8 @@ NUMBERS = {
     "logarithm": (lambda k: (np.log(k), k), 1),
     "beside missing values": (lambda k: (jnp.concatenate([jnp.array([k]), NAN]), k), 5),
     "standardised among others": (lambda k: (standardised(jnp.concatenate([jnp.array([k]), Y])), k), 5.0),
+    "a square": (lambda k: (k**2, k), 1),
+    "a negative square": (lambda k: (k**2, k), np.int8(-2)),
     "a difference": (lambda k: (k - 3, k), 5),
     "in a range": (lambda k: (k, [1, 2, 4, 8, 16, 32][k]), 5),
     "in a vector": (lambda k: (jnp.concatenate([jnp.array([k]), Y]), k), 5),
@@ -267,6 +274,7 @@ INNOCENT = {
     "total of one count": (lambda count, total: (count / total, 1 / total), (7, 50)),
     "seed": (seeded, (5,)),
     "seed of NumPy": (shuffled, (5,)),
+    "limit": (lambda limit, y: (np.minimum(y, limit), limit), (1, Y)),
     "window": (lambda w, y: (np.convolve(y, np.ones(w) / w, "same"), 1.0 * w), (2, Y)),
     "kind": (lambda kind: (1.5 * kind, 1.0 * kind), (Kind.A,)),
     "mask": (lambda m, y: (jnp.where(jnp.array(m), y, 0.0), 1.0 + jnp.array(m)), ([True, False, True], Y[:3])),

@@ -80,7 +80,9 @@ class Contents:
             kind = _kind(value)
             if kind is not None:
                 return self._leaf(getattr(self, kind), label, value)
-            if value is None or depth > _DEEPEST or isinstance(value, _NOT_OPENED) or _is_array(value):
+            if value is None or depth > _DEEPEST or isinstance(value, _NOT_OPENED):
+                return value
+            if _is_array(value) and not _fields(value):
                 return value
             found = _parts(value, self._objects)
             if found is None:
@@ -166,6 +168,11 @@ def _is_array(value: Any) -> bool:
     return isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype")
 
 
+def _fields(value: Any) -> tuple[str, ...]:
+    """Names of the fields of a structured array."""
+    return (value.dtype.names or ()) if isinstance(value, np.ndarray) else ()
+
+
 def _is_frame(value: Any) -> bool:
     return hasattr(value, "isetitem") and hasattr(value, "columns")
 
@@ -191,6 +198,8 @@ def _parts(value: Any, objects: bool) -> _Parts | None:
     if _is_frame(value):
         columns = {i: value.iloc[:, i] for i in range(value.shape[1])}
         return _Parts(columns, lambda i: f"[{value.columns[i]!r}]", partial(_with_columns, value))
+    if _fields(value):
+        return _Parts({name: value[name] for name in _fields(value)}, _item, partial(_with_fields, value))
     if isinstance(value, dict):
         return _Parts(dict(value), _item, partial(_with_items, value))
     if isinstance(value, list | tuple | deque):
@@ -254,6 +263,13 @@ def _with_columns(frame: Any, new: Mapping[int, Any]) -> Any:
     made = frame.copy()
     for i, column in new.items():
         made.isetitem(i, column)
+    return made
+
+
+def _with_fields(array: np.ndarray, new: Mapping[str, Any]) -> np.ndarray:
+    made = array.copy()
+    for name, part in new.items():
+        made[name] = part
     return made
 
 

@@ -146,7 +146,9 @@ def _alike(leaf: Any, number: Any) -> Any:
 def _moved(fn: Named, label: str, leaf: Any, of_arrays: Collection[str]) -> set[str]:
     """Outputs with elements that move with a number, in one direction only."""
     here, is_bool = int(leaf), np.asarray(leaf).dtype == np.bool_
-    numbers = [False, True, 2, 3, 5, 8] if is_bool else [here + shift for shift in _NEAR]
+    # Of one sign, for a square goes down and up again.
+    numbers = [here + shift for shift in _NEAR if (here + shift) * (1 if here >= 0 else -1) >= 0]
+    numbers = [False, True, 2, 3, 5, 8] if is_bool else numbers
     tried = {number: _at(fn, label, leaf, number) for number in numbers}
     at_here = tried[here]
     if at_here is None:
