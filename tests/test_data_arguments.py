@@ -26,6 +26,7 @@ from numpyro_mi import (
     information_table,
     mi_bounds,
 )
+from numpyro_mi.model.elements import split_one
 from numpyro_mi.model.resemblance import is_made_of
 from numpyro_mi.model.trace import joint_model
 
@@ -429,6 +430,17 @@ def test_coarse_values_are_not_taken_for_one_another():
         first, other = np.round(rng.normal(5.8, 0.8, (2, 150)), 1)
         assert not is_made_of(first, other)
         assert is_made_of(first[:-1], first[1:])
+
+
+def test_the_index_of_an_element_is_no_data():
+    def model():
+        with numpyro.plate("N", 3):
+            theta = sample("theta", Normal(0, 1), obs=jnp.asarray(Y[:3]))
+            sample("x", Normal(theta, 1), obs=jnp.asarray(X[:3]))
+
+    split, name = split_one(model, "theta", (1,))
+    joint_model(split, name, "x")
+    joint_model(model, "theta[1]", "x")
 
 
 def test_what_data_may_be_read_for_is_said():

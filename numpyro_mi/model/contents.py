@@ -217,7 +217,8 @@ def _parts(value: Any, objects: bool) -> _Parts | None:
         return _Parts(
             dict(enumerate(children)), named.__getitem__, lambda new: jax.tree.unflatten(tree, _replaced(children, new))
         )
-    attributes = dict(_attributes(value)) if objects else {}
+    closes = hasattr(type(value), "__del__")  # as a copy would, for the original too, when it is no longer used
+    attributes = dict(_attributes(value)) if objects and not closes else {}
     if attributes:
         return _Parts(attributes, _attribute, partial(_with_attributes, value))
     if isinstance(value, Mapping):
@@ -236,7 +237,10 @@ def _attribute(name: str) -> str:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    yield from ((name, part) for name, part in getattr(value, "__dict__", {}).items() if not _is_cached(value, name))
+    left_out = getattr(type(value), "not_data", ())
+    for name, part in getattr(value, "__dict__", {}).items():
+        if name not in left_out and not _is_cached(value, name):
+            yield name, part
     for cls in type(value).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
