@@ -63,8 +63,8 @@ def mi_bounds(
     Parameters
     ----------
     model
-        A NumPyro model, written with or without `obs=`. Data that it closes over must enter through
-        `obs=` only: arguments are checked for that, closures cannot be.
+        A NumPyro model, written with or without `obs=`. Data must enter through `obs=` only: arguments are
+        checked for that, and what the model closes over as far as values can tell.
     latent, data
         Name or names of the sites of the two groups: any random sites of the model, or elements of those in
         plates, such as "theta[2]" or "theta[0,1]".

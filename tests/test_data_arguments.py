@@ -26,6 +26,7 @@ from numpyro_mi import (
     information_table,
     mi_bounds,
 )
+from numpyro_mi.model.elements import split_one
 from numpyro_mi.model.resemblance import is_made_of
 from numpyro_mi.model.trace import joint_model
 
@@ -77,6 +78,10 @@ class Own:
 
     def model(self):
         autoregression(self.y)
+
+    @functools.cached_property
+    def lag(self):
+        return self.y[:-1]
 
     def __call__(self):
         return self.y
@@ -134,6 +139,11 @@ HOLDERS = {
     "strict": (Strict, lambda d: (d.y, d.x), "'d.y'"),
     "frame": (lambda y, x: pd.DataFrame({"y": y, "x": x}), lambda d: (d["y"].values, d["x"].values), "\"d['y']\""),
     "frame with text": (lambda y, x: FRAME.assign(y=y, x=x), lambda d: (d["y"], d["x"]), "\"d['y']\""),
+    "records": (
+        lambda y, x: pd.DataFrame({"y": y, "x": x}).to_records(),
+        lambda d: (d.y, d["x"]),
+        "\"d['y']\"",
+    ),
     "dataset": (
         lambda y, x: xr.Dataset({"y": ("t", y), "x": ("t", x)}),
         lambda d: (d["y"].values, d["x"].values),
@@ -160,6 +170,17 @@ def test_data_in_any_container_are_not_read_and_covariates_may_be(name):
     assert joint_model(model, "z", "x", (make(Y, X),)).simulated == {"x"}
 
 
+def test_what_an_object_computes_once_is_computed_from_its_data():
+    def model(d):
+        z = sample("z", Normal(0, 1))
+        sample("x", Normal(z * d.lag, 1).to_event(1), obs=d.y[1:])
+
+    data = Own(Y)
+    with pytest.raises(ValueError, match=READS.format("'d.y'")):
+        joint_model(model, "z", "x", (data,))
+    assert data.lag is vars(data)["lag"] and data.y is Y  # nothing is left behind
+
+
 @pytest.mark.parametrize("cls", [Uncopied, Registered])
 def test_objects_that_cannot_be_looked_into_are_compared_by_their_values(cls):
     with pytest.raises(ValueError, match=CLOSES_OVER):
@@ -183,11 +204,18 @@ def test_a_single_number_that_is_data_is_not_read(value):
     joint_model(fine, "z", "x", (value, 3))
 
 
+def standardised(y):
+    return (y - y.mean()) / y.std()
+
+
 NAN = np.array([0.5, np.nan, 1.5])
 NUMBERS = {
     "cast": (lambda k: (int(k), float(k)), 5),
     "logarithm": (lambda k: (np.log(k), k), 1),
     "beside missing values": (lambda k: (jnp.concatenate([jnp.array([k]), NAN]), k), 5),
+    "standardised among others": (lambda k: (standardised(jnp.concatenate([jnp.array([k]), Y])), k), 5.0),
+    "a square": (lambda k: (k**2, k), 1),
+    "a negative square": (lambda k: (k**2, k), np.int8(-2)),
     "a difference": (lambda k: (k - 3, k), 5),
     "in a range": (lambda k: (k, [1, 2, 4, 8, 16, 32][k]), 5),
     "in a vector": (lambda k: (jnp.concatenate([jnp.array([k]), Y]), k), 5),
@@ -247,6 +275,7 @@ INNOCENT = {
     "total of one count": (lambda count, total: (count / total, 1 / total), (7, 50)),
     "seed": (seeded, (5,)),
     "seed of NumPy": (shuffled, (5,)),
+    "limit": (lambda limit, y: (np.minimum(y, limit), limit), (1, Y)),
     "window": (lambda w, y: (np.convolve(y, np.ones(w) / w, "same"), 1.0 * w), (2, Y)),
     "kind": (lambda kind: (1.5 * kind, 1.0 * kind), (Kind.A,)),
     "mask": (lambda m, y: (jnp.where(jnp.array(m), y, 0.0), 1.0 + jnp.array(m)), ([True, False, True], Y[:3])),
@@ -403,6 +432,17 @@ def test_coarse_values_are_not_taken_for_one_another():
         assert is_made_of(first[:-1], first[1:])
 
 
+def test_the_index_of_an_element_is_no_data():
+    def model():
+        with numpyro.plate("N", 3):
+            theta = sample("theta", Normal(0, 1), obs=jnp.asarray(Y[:3]))
+            sample("x", Normal(theta, 1), obs=jnp.asarray(X[:3]))
+
+    split, name = split_one(model, "theta", (1,))
+    joint_model(split, name, "x")
+    joint_model(model, "theta[1]", "x")
+
+
 def test_what_data_may_be_read_for_is_said():
     def classes(label):
         z = sample("z", Normal(0, 1).expand([int(np.max(label)) + 1]).to_event(1))
@@ -539,10 +579,29 @@ def test_a_value_that_is_computed_from_what_is_drawn_is_refused(name):
         joint_model(model, **{"latent": "z", "data": "x", **options})
 
 
+def broadcast(value, step=None):
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z, 1).expand([4]).to_event(1), obs=1.0)
+    return value, None
+
+
+class NoDensity(dist.Normal):
+    def log_prob(self, value, *args):
+        raise NotImplementedError
+
+
+def no_density(y=1.5):
+    z = sample("z", Normal(0, 1))
+    sample("x", NoDensity(z, 1), obs=y)
+
+
 FINE = {
     "fixed mask": (masked, "x"),
     "constants": (two(lambda *_: 1.0, 2.0), ["x", "w"]),
     "own carry": (own_carry, "x"),
+    "a number for a vector": (lambda: broadcast(1.0), "x"),
+    "a number for a vector in a scan": (lambda: scan(broadcast, None, jnp.arange(3.0)), "x"),
+    "without a density": (no_density, "x"),
     "standardised": (lambda y=Y, m=1.0, s=2.0: regression((y - m) / s, X), "x"),
     "condition": (handlers.condition(two(lambda *_: None), data={"x": 1.0, "w": 2.0}), ["x", "w"]),
 }

@@ -6,7 +6,7 @@ import inspect
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -80,7 +80,9 @@ class Contents:
             kind = _kind(value)
             if kind is not None:
                 return self._leaf(getattr(self, kind), label, value)
-            if value is None or depth > _DEEPEST or isinstance(value, _NOT_OPENED) or _is_array(value):
+            if value is None or depth > _DEEPEST or isinstance(value, _NOT_OPENED):
+                return value
+            if _is_array(value) and not _fields(value):
                 return value
             found = _parts(value, self._objects)
             if found is None:
@@ -166,6 +168,11 @@ def _is_array(value: Any) -> bool:
     return isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype")
 
 
+def _fields(value: Any) -> tuple[str, ...]:
+    """Names of the fields of a structured array."""
+    return (value.dtype.names or ()) if isinstance(value, np.ndarray) else ()
+
+
 def _is_frame(value: Any) -> bool:
     return hasattr(value, "isetitem") and hasattr(value, "columns")
 
@@ -191,6 +198,8 @@ def _parts(value: Any, objects: bool) -> _Parts | None:
     if _is_frame(value):
         columns = {i: value.iloc[:, i] for i in range(value.shape[1])}
         return _Parts(columns, lambda i: f"[{value.columns[i]!r}]", partial(_with_columns, value))
+    if _fields(value):
+        return _Parts({name: value[name] for name in _fields(value)}, _item, partial(_with_fields, value))
     if isinstance(value, dict):
         return _Parts(dict(value), _item, partial(_with_items, value))
     if isinstance(value, list | tuple | deque):
@@ -208,7 +217,8 @@ def _parts(value: Any, objects: bool) -> _Parts | None:
         return _Parts(
             dict(enumerate(children)), named.__getitem__, lambda new: jax.tree.unflatten(tree, _replaced(children, new))
         )
-    attributes = dict(_attributes(value)) if objects else {}
+    closes = hasattr(type(value), "__del__")  # as a copy would, for the original too, when it is no longer used
+    attributes = dict(_attributes(value)) if objects and not closes else {}
     if attributes:
         return _Parts(attributes, _attribute, partial(_with_attributes, value))
     if isinstance(value, Mapping):
@@ -227,7 +237,10 @@ def _attribute(name: str) -> str:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    yield from getattr(value, "__dict__", {}).items()
+    left_out = getattr(type(value), "not_data", ())
+    for name, part in getattr(value, "__dict__", {}).items():
+        if name not in left_out and not _is_cached(value, name):
+            yield name, part
     for cls in type(value).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
@@ -237,6 +250,11 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
                     yield name, object.__getattribute__(value, name)
                 except AttributeError:
                     continue
+
+
+def _is_cached(value: Any, name: str) -> bool:
+    """Whether an attribute was computed from others, and must be again when these change."""
+    return isinstance(inspect.getattr_static(type(value), name, None), cached_property)
 
 
 def _replaced(whole: list, new: Mapping[int, Any]) -> list:
@@ -249,6 +267,13 @@ def _with_columns(frame: Any, new: Mapping[int, Any]) -> Any:
     made = frame.copy()
     for i, column in new.items():
         made.isetitem(i, column)
+    return made
+
+
+def _with_fields(array: np.ndarray, new: Mapping[str, Any]) -> np.ndarray:
+    made = array.copy()
+    for name, part in new.items():
+        made[name] = part
     return made
 
 
@@ -268,6 +293,8 @@ def _with_attributes(value: Any, new: Mapping[str, Any]) -> Any:
     if made is value:
         raise TypeError("not a copy")
     own = getattr(made, "__dict__", {})
+    for name in [name for name in own if _is_cached(value, name)]:
+        del own[name]
     for name, part in new.items():
         if name in own:
             own[name] = part

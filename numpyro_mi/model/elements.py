@@ -42,6 +42,8 @@ class SplitSites(Messenger):
         By site, the index of each of its elements, in the order of the index, by the name that it is to have.
     """
 
+    not_data = ("_cells",)  # numbers that `Contents` leaves out
+
     def __init__(self, fn: Callable, cells: Mapping[str, Mapping[str, Index]]):
         super().__init__(fn)
         self._cells = cells

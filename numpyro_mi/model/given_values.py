@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from jax import random
 from numpyro import handlers
 
@@ -41,7 +42,7 @@ def drawn_sources(run: Callable[[], Any], traced: Mapping[str, Site]) -> dict[st
         found = handlers.trace(handlers.seed(run, random.key(0))).get_trace()
         return {name: found[name]["value"] for name in observed}
 
-    inputs = {name: found.value for name, found in samples.items()}
+    inputs = {name: jax.ShapeDtypeStruct(found.drawn, found.value.dtype) for name, found in samples.items()}
     sources = depends_on(given, {**inputs, _KEY: random.key(0)})
     once, again = (essences(lambda: as_called()) for _ in range(2))  # each a function of its own: JAX keeps traces
     return {

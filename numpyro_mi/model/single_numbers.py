@@ -60,18 +60,19 @@ def without_units(fn: Named, numbers: Numbers, readers: Readers) -> Readers:
     if not single or len(single) + len(arrays) < 2:
         return readers
     here = outputs(partial(fn, {}))
-    by_arrays = [_changes(fn, here, {label: (other_array, i) for label in arrays}, numbers) for i in range(5) if arrays]
-    moves = {label: _changes(fn, here, {label: (_other, 0)}, numbers) for label in single}
+    by_arrays = [_at_others(fn, here, arrays, i) for i in range(5) if arrays]
+    moved = {label: _at_others(fn, here, {label: leaf}, 0) for label, leaf in single.items()}
     found = dict(readers)
     for label in single:
         held = set()
         for name in readers[label]:
-            own = _at_name(moves[label], name, np.ones(here[name].shape, bool))
-            for changed in by_arrays:
-                own = own & ~_at_name(changed, name, np.zeros(own.shape, bool))
+            values, own = here[name], _changed(here, moved[label], name, unknown=True)
+            if _is_unit(values, (moved[label] or here)[name]):
+                for others in by_arrays:
+                    own = own & ~_changed(here, others, name, unknown=False)
             alone = own
             for other in set(single) - {label}:
-                alone = alone & ~_at_name(moves[other], name, np.zeros(own.shape, bool))
+                alone = alone & ~_changed(here, moved[other], name, unknown=False)
             is_straight = isinstance(numbers[label], float) or _is_straight(fn, label, numbers[label], name, own)
             if alone.any() or (own.any() and is_straight):
                 held.add(name)
@@ -79,22 +80,34 @@ def without_units(fn: Named, numbers: Numbers, readers: Readers) -> Readers:
     return found
 
 
-def _changes(fn: Named, here: Values, others: Mapping[str, tuple], numbers: Numbers) -> Values | None:
-    """Which elements of each output differ at other numbers; None where these do not do."""
+def _at_others(fn: Named, here: Values, numbers: Numbers, i: int) -> Values | None:
+    """Outputs at other numbers; None where these do not do, or give outputs of other shapes."""
     try:
         with quiet():
-            there = outputs(partial(fn, {label: other(numbers[label], i) for label, (other, i) in others.items()}))
+            there = outputs(partial(fn, {label: _other(leaf, i) for label, leaf in numbers.items()}))
     except Exception:
         return None
-    return {name: _differ(there[name], values) for name, values in here.items() if there[name].shape == values.shape}
+    return there if all(there[name].shape == values.shape for name, values in here.items()) else None
+
+
+def _changed(here: Values, there: Values | None, name: str, unknown: bool) -> np.ndarray:
+    return np.full(here[name].shape, unknown) if there is None else _differ(here[name], there[name])
 
 
 def _differ(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first != second) & ~(np.isnan(first) & np.isnan(second))
 
 
-def _at_name(changes: Values | None, name: str, default: np.ndarray) -> np.ndarray:
-    return default if changes is None else changes.get(name, default)
+def _is_unit(here: np.ndarray, there: np.ndarray) -> bool:
+    """Whether what changes in an output is multiplied by one number, or shifted by one."""
+    where = _differ(here, there) & np.isfinite(here) & np.isfinite(there)
+    if where.sum() < min(2, here.size):
+        return False
+    values, change = here[where].astype(float), there[where].astype(float) - here[where]
+    scaled = values * (change @ values) / max(values @ values, np.finfo(float).tiny)
+    return any(
+        np.allclose(change, wanted, rtol=1e-2, atol=1e-4 * np.abs(change).max()) for wanted in (scaled, change[0])
+    )
 
 
 def _is_straight(fn: Named, label: str, leaf: Any, name: str, where: np.ndarray) -> bool:
@@ -108,8 +121,8 @@ def _is_straight(fn: Named, label: str, leaf: Any, name: str, where: np.ndarray)
 
 
 def _other(leaf: Any, i: int) -> Any:
-    is_whole = np.asarray(as_array(leaf)).dtype.kind in "biu"
-    return _other_scalar(leaf, i) if is_whole else other_array(leaf, i)
+    array = np.asarray(as_array(leaf))
+    return _other_scalar(leaf, i) if array.ndim == 0 and array.dtype.kind in "biu" else other_array(leaf, i)
 
 
 def _other_scalar(leaf: Any, i: int) -> Any:
@@ -133,7 +146,9 @@ def _alike(leaf: Any, number: Any) -> Any:
 def _moved(fn: Named, label: str, leaf: Any, of_arrays: Collection[str]) -> set[str]:
     """Outputs with elements that move with a number, in one direction only."""
     here, is_bool = int(leaf), np.asarray(leaf).dtype == np.bool_
-    numbers = [False, True, 2, 3, 5, 8] if is_bool else [here + shift for shift in _NEAR]
+    # Of one sign, for a square goes down and up again.
+    numbers = [here + shift for shift in _NEAR if (here + shift) * (1 if here >= 0 else -1) >= 0]
+    numbers = [False, True, 2, 3, 5, 8] if is_bool else numbers
     tried = {number: _at(fn, label, leaf, number) for number in numbers}
     at_here = tried[here]
     if at_here is None:
