@@ -165,12 +165,13 @@ class LawTest:
         whole: bool = False,
     ) -> Any:
         """The sites of a group moved by the difference of two other draws, times `step`."""
-        steps = {
-            name: np.float32(step if name in group else 0) * (np.roll(value, 1, 0) - np.roll(value, 2, 0))
-            for name, value in points.items()
-        }
-        steps = {name: value.astype(points[name].dtype) for name, value in steps.items()}
-        change = {name: np.float32(min(step, 1.0) if name in group else 0) for name in self._laws.summed}
+        steps = {}
+        for name, value in points.items():
+            length = np.asarray(step if name in group else 0.0, value.dtype)
+            with np.errstate(invalid="ignore"):
+                steps[name] = length * (np.roll(value, 1, 0) - np.roll(value, 2, 0))
+        share = np.asarray(min(step, 1.0), jax.numpy.result_type(float))
+        change = {name: share if name in group else np.zeros_like(share) for name in self._laws.summed}
         examined = _quickly_examined if _size(values) < _LARGE else _examined
         return jax.device_get(examined(self._laws.examine, rng_key, values, points, steps, change, whole))
 
