@@ -41,6 +41,14 @@ def atoms(rows: np.ndarray) -> np.ndarray:
     return found
 
 
+def repeats(rows: np.ndarray) -> bool:
+    """Whether values of any column keep coming back: at the edge of a support, say."""
+    if not np.issubdtype(rows.dtype, np.floating):
+        return False
+    ordered = np.sort(rows, 0)
+    return bool(((ordered[1:] == ordered[:-1]).mean(0) > LARGEST_SHARE).any())
+
+
 def check_atoms(latents: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Refuse a latent of which one value keeps coming back."""
     for name, parts in latents.items():
