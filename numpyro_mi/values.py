@@ -12,6 +12,7 @@ from numpyro_mi.model.densities import StagedIntegral, flatten
 
 MOST_COLUMNS = 1000
 LARGEST_SHARE = 0.01
+_LARGEST_REPEATS = 0.05  # of draws that a grid of numbers explains, and chance does not
 _BEFORE_EDGE = 2.0  # a factor of seven in the distance from 1
 _LARGEST_CHANGE = 0.01  # nats
 _LEAST_DISTINCT = 0.5  # of draws; below, a lattice is coarser than some thousandth of the spread
@@ -21,21 +22,31 @@ _OF_CURVATURE = 12.0  # a value that is rounded, and a location that is, each lo
 
 
 def atoms(rows: np.ndarray) -> np.ndarray:
-    """Where a value is one that keeps coming back although values next to it do not: a point mass.
+    """Where a value is one that comes back although values next to it do not: a point mass, or one of a grid.
 
-    Draws that are coarse keep coming back too, and so do their neighbours.
+    Draws that are coarse come back too, and so do their neighbours.
     """
     found = np.zeros(rows.shape, bool)
     if not np.issubdtype(rows.dtype, np.floating):
         return found
     for i, column in enumerate(rows.T):
         values, places, counts = np.unique(column, return_inverse=True, return_counts=True)
-        if len(values) == 1 or counts.max() <= LARGEST_SHARE * len(column):
+        if len(values) == 1 or counts.max() == 1:
             continue
         adjacent = np.nextafter(values[:-1], np.inf, dtype=values.dtype) == values[1:]
         alone = ~np.append(adjacent, False) & ~np.append(False, adjacent)
-        found[:, i] = (alone & (counts > LARGEST_SHARE * len(column)))[places]
+        again = alone & (counts > 1)
+        often = alone & (counts > LARGEST_SHARE * len(column))
+        found[:, i] = (again if counts[again].sum() > _LARGEST_REPEATS * len(column) else often)[places]
     return found
+
+
+def repeats(rows: np.ndarray) -> bool:
+    """Whether values of any column keep coming back: at the edge of a support, say."""
+    if not np.issubdtype(rows.dtype, np.floating):
+        return False
+    ordered = np.sort(rows, 0)
+    return bool(((ordered[1:] == ordered[:-1]).mean(0) > LARGEST_SHARE).any())
 
 
 def check_atoms(latents: Mapping[str, Sequence[np.ndarray]]) -> None:

@@ -280,20 +280,38 @@ class Limited(dist.Distribution):
         return jnp.where(value >= 0.5, norm.logsf(0.5, self.loc), norm.logpdf(value, self.loc))
 
 
+class Rounded(dist.Distribution):
+    """A normal variable in steps of a tenth, with the probability of each."""
+
+    support = constraints.real
+
+    def __init__(self, loc, scale):
+        self.loc, self.scale = loc, scale
+        super().__init__(jnp.shape(loc), ())
+
+    def sample(self, key, sample_shape=()):
+        return jnp.round(10 * Normal(self.loc, self.scale).sample(key, sample_shape)) / 10
+
+    def log_prob(self, value):
+        ends = (jax.scipy.special.ndtr((value + step - self.loc) / self.scale) for step in (0.05, -0.05))
+        return jnp.log(next(ends) - next(ends))
+
+
 def many_true_sites():
     z = sample("z", Normal(0, 1))
     sample("limited", Limited(z))
-    sample("inflated", dist.ZeroInflatedDistribution(dist.Gamma(2.0, jnp.exp(z)), gate=0.3))
+    sample("inflated", dist.ZeroInflatedPoisson(0.3, rate=jnp.exp(z)))
     sample("far", Normal(1e7 + 10 * z, 30.0))
-    sample("rounded", Normal(z, 1).expand([3]).to_event(1))
-    sample("spike", dist.Gamma(0.05, jnp.exp(z)))
+    sample("rounded", Rounded(z, 1.0))
+    sample("rounded far", Rounded(10 * z, 10.0))
+    sample("spike", dist.Gamma(0.2, jnp.exp(z)))
     with numpyro.plate("p", 4):
         sample("moving", dist.Uniform(z, z + 1))
 
 
 def test_point_masses_and_coarse_numbers_that_do_no_harm():
     for key in range(3):
-        check(many_true_sites, key, data=("limited", "inflated", "far", "rounded", "spike", "moving"))
+        check(many_true_sites, key, data=("limited", "inflated", "far", "rounded", "rounded far", "spike", "moving"))
 
 
 def test_atoms():
@@ -303,6 +321,8 @@ def test_atoms():
     found = atoms(np.stack([lattice, mass, rng.standard_normal(1000).astype(np.float32)], 1))
     assert not found[:, 0].any() and not found[:, 2].any()
     np.testing.assert_array_equal(found[:, 1], mass == np.float32(0.3))
+    grid = (np.round(100 * rng.standard_normal(1000)) / 10).astype(np.float32)[:, None]
+    assert atoms(grid).mean() > 0.5
 
 
 @pytest.mark.parametrize("size", [10, 784, 10_000])
@@ -398,8 +418,8 @@ class TestGuides:
     def test_normalisers_in_many_dimensions(self, size):
         def means(offset):
             def one(key):
-                keys = jax.random.split(key, 18)
-                fresh = jax.random.normal(keys[0], (17, size))
+                keys = jax.random.split(key)
+                fresh = jax.random.normal(keys[0], (65, size))
                 return vector_terms(lambda v: norm.logpdf(v).sum() + offset, fresh[0], fresh[1:], keys[1])
 
             return [mean_of(values) for values in jax.vmap(one)(jax.random.split(jax.random.key(0), COUNT))]

@@ -9,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_mi import AIS, IWAE, driver, mi_bounds, preflight, simulation, tuning
+from numpyro_mi import AIS, IWAE, driver, laws, mi_bounds, preflight, simulation, tuning
 from numpyro_mi.decomposition import decompose
 from numpyro_mi.model.densities import stage_model
 from numpyro_mi.model.trace import joint_model
@@ -111,7 +111,8 @@ def compiled(reference):
 
 
 def compiled_programs():
-    functions = (driver._evidence, simulation._simulate, preflight._factors_at_base, tuning.sweep, tuning._pilot_gaps)
+    checks = preflight._factors_at_base, laws._quickly_examined, laws._examined
+    functions = (driver._evidence, simulation._simulate, *checks, tuning.sweep, tuning._pilot_gaps)
     return sum(function._cache_size() for function in functions)
 
 

@@ -17,7 +17,7 @@ from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
 
 _CHECKED = 4096
-_NUM_FRESH = 16  # draws of the guide at one x that a normal is fitted to
+_NUM_FRESH = 64  # draws of the guide at one x that a normal is fitted to
 _LARGEST_SHARE = 0.01  # of draws that may be infinite in single precision, at the edge of a support
 
 

@@ -14,11 +14,13 @@ from numpyro.distributions.transforms import ComposeTransform
 from numpyro.distributions.util import sum_rightmost
 
 from numpyro_mi.identities import STEP, balance, bridge, drift
+from numpyro_mi.model.logits import is_beta
 from numpyro_mi.model.sites import WRAPPERS, ingredients, mask_of
 from numpyro_mi.model.support import bounds_of, on_support
 
 MOST_CELLS = 1000
 _NUM_FRESH = 16  # draws of a distribution of the user's own that a normal is fitted to
+_EDGE = 100  # units in the last place from a bound, where a spike is steep between neighbours
 _LEAST_SCALE = 0.5  # of a normal that is rounded to integers
 _REAL = tuple(type(support) for support in (constraints.real, constraints.real_vector, constraints.real_matrix))
 
@@ -55,8 +57,11 @@ def is_own(fn: Distribution) -> bool:
 
 
 def checkable(fn: Distribution) -> bool:
-    """Whether its values can be moved, and the density outside its support is known to be zero."""
-    return _kind(fn) is not None
+    """Whether its values can be moved, and the density outside its support is known to be zero.
+
+    A Beta is drawn and evaluated by its logit, which its value near 1 does not hold.
+    """
+    return _kind(fn) is not None and not is_beta(fn)
 
 
 def terms(fn: Distribution, value: jax.Array, rng_key: jax.Array) -> Terms:
@@ -91,7 +96,7 @@ def terms(fn: Distribution, value: jax.Array, rng_key: jax.Array) -> Terms:
     bridged = _bridge(log_density, here, point, fresh, other_key) if normalised else jnp.zeros(())
     curvature = jnp.zeros(0)
     if map_ is None and jnp.issubdtype(point.dtype, jnp.floating):
-        curvature = _curvature(log_density, here, point)
+        curvature = _curvature(log_density, here, point, fn.support)
     means = balance(up, down).mean(), (drift(up, down) * direction).mean(), bridged.mean()
     return Terms(*means, curvature, jnp.asarray(max(1, here.size)))
 
@@ -146,8 +151,13 @@ def _bridge(log_density: Any, here: jax.Array, point: jax.Array, fresh: jax.Arra
     return bridge(log_normal(point) - here, log_normal(other) - log_density(other))
 
 
-def _curvature(log_density: Any, here: jax.Array, point: jax.Array) -> jax.Array:
+def _curvature(log_density: Any, here: jax.Array, point: jax.Array, support: Any) -> jax.Array:
     # Elements of a vector move to either side, in an order that means nothing.
     side = jnp.asarray(np.random.default_rng(0).choice([-np.inf, np.inf], point.shape), point.dtype)
     found = log_density(jnp.nextafter(point, side)) + log_density(jnp.nextafter(point, -side)) - 2 * here
-    return jnp.where(jnp.isfinite(found), found, 0.0).reshape(-1)[:MOST_CELLS]
+    at_edge = jnp.zeros(point.shape, bool)
+    for bound in bounds_of(support):
+        if bound is not None:
+            at_edge |= jnp.abs(point - bound) <= _EDGE * jnp.finfo(point.dtype).eps * jnp.abs(bound)
+    at_edge = at_edge.any(tuple(range(here.ndim, point.ndim)))
+    return jnp.where(jnp.isfinite(found) & ~at_edge, found, 0.0).reshape(-1)[:MOST_CELLS]
