@@ -23,7 +23,7 @@ from numpyro_mi.timing import Stopwatch
 
 _LANES = 1024  # chains of a block: more raise no rate on a CPU, and blocks are where a run can be stopped
 _LOOPING_LANES = 128  # where densities have loops, a block takes as long as its longest one
-_WAITS = "; the density has a loop, and a batch waits for its longest"
+_WAITS = "; a batch waits for its longest loop, which mxstep or max_steps of the solver bounds"
 
 
 class RawRun(NamedTuple):
