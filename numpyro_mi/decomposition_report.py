@@ -55,6 +55,24 @@ def settings_lines(result: MIBounds) -> list[str]:
     return lines
 
 
+def untried_coordinates(result: MIBounds) -> str:
+    """A sentence on coordinates that the pilots did not try, for want of the settings of each data set."""
+    if not any("coordinates_untried" in plan for plan in result.plan):
+        return ""
+    return (
+        ' The pilots did not try other coordinates (num_temperatures * num_particles is small, or settings="shared"): '
+        'set coordinates="standardised", and see whether the gap is smaller.'
+    )
+
+
+def other_starts(result: MIBounds) -> str:
+    """What helps where a few data sets carry the gap; chains from the prior can start from each data set instead."""
+    method = result.method
+    if "start" not in method or method.get("base") is not None:
+        return "or another parametrisation"
+    return 'another parametrisation, or a start from each data set: base=LaplaceGuide(), start="chosen"'
+
+
 def independent(result: MIBounds) -> bool:
     """Whether nothing is left to estimate."""
     terms = (result.lower_i, result.upper_i)

@@ -23,6 +23,8 @@ from numpyro_mi.starts import PlannedIntegral
 from numpyro_mi.timing import Stopwatch
 
 _LANES = 1024  # chains of a block: more raise no rate on a CPU, and blocks are where a run can be stopped
+_LOOPING_LANES = 128  # where densities have loops, a block takes as long as its longest one
+_WAITS = "; a batch waits for its longest loop, which mxstep or max_steps of the solver bounds"
 
 
 class RawRun(NamedTuple):
@@ -77,15 +79,21 @@ def run(
 
     `resume`, an earlier run of the same, is continued to `num_samples` draws with its own plans and guides.
     """
-    size = block_size(num_samples, method.num_particles) if batch_size is None else min(batch_size, num_samples)
+    looping = any(integral.integrand.loops for integral in staged.integrals)
+    lanes = _LOOPING_LANES if looping else _LANES
+    size = block_size(num_samples, method.num_particles, lanes) if batch_size is None else min(batch_size, num_samples)
     done = 0 if resume is None else resume.num_scored
     watch = Stopwatch()
     with Progress(-(-(num_samples - done) // size), progress_bar) as progress:
+
+        def stage(name: str) -> None:
+            progress.stage(f"{name}{_WAITS if looping else ''}")
+
         if resume is None:
             progress.stage("checking the model")
             pilots = preflight(staged, role_key(rng_key, Role.PILOT_JOINT))
             guides = fit_guides(staged, method, pilots, rng_key, progress.stage)
-            integrals, plans, cost = plan_integrals(staged, guides, method, pilots, rng_key, progress.stage)
+            integrals, plans, cost = plan_integrals(staged, guides, method, pilots, rng_key, stage)
             seconds = {"tuning": watch.lap(), "scoring": 0.0, "compiling": 0.0}
             fitted = tuple(guide for guide in guides if guide)
         else:
@@ -94,11 +102,11 @@ def run(
         scored = _Scored(rows, staged, integrals, method)
         if resume is not None:
             scored.preload(resume)
-        progress.stage("compiling and scoring")
+        stage("compiling and scoring")
         try:
             for first, draws in blocks(staged.draw, role_key(rng_key, Role.JOINT), num_samples, size, done):
                 scored.add(draws, rng_key, first, min(size, num_samples - first))
-                progress.stage("scoring")
+                stage("scoring")
                 progress.block(*scored.running())
         except KeyboardInterrupt:
             if scored.count < 2:
@@ -254,8 +262,8 @@ def _replicates(integral, method, rng_keys, held, indices):
     return jax.lax.map(one, indices, batch_size=_LANES // 16)
 
 
-def block_size(num_samples: int, num_particles: int) -> int:
-    """Some twenty blocks, each of 256 to 1,024 chains, as equal as can be."""
-    most, least = max(1, _LANES // (num_particles + 1)), max(1, _LANES // 4 // (num_particles + 1))
+def block_size(num_samples: int, num_particles: int, lanes: int = _LANES) -> int:
+    """Some twenty blocks, each of 256 to 1,024 chains (if that is the most, `lanes`), as equal as can be."""
+    most, least = max(1, lanes // (num_particles + 1)), max(1, lanes // 4 // (num_particles + 1))
     size = min(max(num_samples // 20, least), most, num_samples)
     return -(-num_samples // -(-num_samples // size))

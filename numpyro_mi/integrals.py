@@ -1,13 +1,17 @@
 """One integral together with where its annealed path starts: the prior, or a guide."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from numpyro_mi.guides.base import Conditional, FittedGuide
 from numpyro_mi.model.densities import Integrand, features
 from numpyro_mi.targets import AnnealedTarget
+
+_MARGIN = 0.5  # of 64 draws of a normal: five standard deviations from the mean
 
 
 class AnnealedIntegral(Protocol):
@@ -39,11 +43,14 @@ class ModelIntegral:
         The base of the path; None: the conditionals of the integrated sites.
     standardised
         Whether chains run in standardised coordinates; not with a guide, which knows those of the supports.
+    reach
+        The least and the largest coordinates, `(d,)` each, between which chains move; None: everywhere.
     """
 
     integrand: Integrand
     guide: FittedGuide | None
     standardised: bool = field(default=False, metadata={"static": True})
+    reach: tuple[jax.Array, jax.Array] | None = None
 
     def condition(self, held: Any, rng_key: jax.Array) -> Conditional | None:
         """The guide at the held values."""
@@ -54,7 +61,9 @@ class ModelIntegral:
     def target(self, held: Any, conditional: Conditional | None) -> AnnealedTarget:
         """The integrand itself, or in the guide's coordinates `v`, where `u = loc + scale v`."""
         target = self.integrand.target(held, self.standardised)
-        return target if self.guide is None or conditional is None else whitened(target, self.guide, conditional)
+        if self.guide is not None and conditional is not None:
+            target = whitened(target, self.guide, conditional)
+        return target if self.reach is None else target._replace(beyond=partial(outside, self.reach))
 
     def coordinates(self, held: Any, conditional: Conditional | None, u: jax.Array) -> jax.Array:
         """`u`, standardised if that is asked for, or `v`."""
@@ -68,11 +77,29 @@ class ModelIntegral:
         return self.guide is not None
 
 
+def outside(reach: tuple[jax.Array, jax.Array], u: jax.Array) -> jax.Array:
+    """Whether a point is not between two others, in any coordinate; NaN is not."""
+    return ~((reach[0] <= u) & (u <= reach[1])).all()
+
+
 @jax.jit
 def begin(integral: AnnealedIntegral, keys: jax.Array, held: Any, u: jax.Array) -> tuple[Any, jax.Array]:
     """What pilot chains start from, for a number of draws: conditionals, and points in the chains' coordinates."""
     conditional = jax.vmap(integral.condition)(held, keys)
     return conditional, jax.vmap(integral.coordinates)(held, conditional, u)
+
+
+def within_reach(integral: ModelIntegral, coordinates: jax.Array) -> ModelIntegral:
+    """The integral with chains that move no farther out than half the spread of exact draws, `(draws, d)`.
+
+    A density that solves a differential equation with adaptive steps may take a thousand times as long where
+    parameters are extreme, and all chains of a batch wait for the one that proposes to go there.
+    """
+    known = jnp.isfinite(coordinates)
+    low = jnp.where(known, coordinates, jnp.inf).min(0)
+    high = jnp.where(known, coordinates, -jnp.inf).max(0)
+    margin = _MARGIN * (high - low)
+    return replace(integral, reach=(low - margin, high + margin))
 
 
 def whitened(target: AnnealedTarget, guide: FittedGuide, conditional: Conditional) -> AnnealedTarget:

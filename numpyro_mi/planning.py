@@ -9,7 +9,7 @@ import numpy as np
 from numpyro_mi.evidence.annealed import AnnealedMethod, has_own_units
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.guides.base import FittedGuide, guide_stats
-from numpyro_mi.integrals import ModelIntegral, begin
+from numpyro_mi.integrals import ModelIntegral, begin, within_reach
 from numpyro_mi.keys import Role, role_key
 from numpyro_mi.model.densities import JointDraw, StagedIntegral, StagedModel, flatten
 from numpyro_mi.preflight import standardisable
@@ -19,6 +19,7 @@ from numpyro_mi.tuning import NUM_PILOT_DRAWS, Pilot, choose_base, tune
 
 _SMALL = 0.5  # nats; a mean gap of single chains that needs no better settings
 _UNEVEN = 3.0
+_LOOPING_DRAWS = 16  # pilots where densities have loops, each of which may cost as much as a thousand others
 _NO_WAY_BACK = (
     'coordinates="standardised" was not followed for the integral over {sites}: at pilot draws the densities in '
     "standardised coordinates differ from those of the model by more than rounding, so that chains run in the "
@@ -82,6 +83,14 @@ def _may_choose(method: AnnealedMethod) -> bool:
     return asked or affordable(len(method.betas()) - 1, method.num_particles)
 
 
+def _untried(integral: StagedIntegral, method: EvidenceMethod, guide: FittedGuide | None) -> dict[str, np.ndarray]:
+    """A mark in the plan of an integral whose coordinates were left to the pilots, which had no chance to choose."""
+    if not isinstance(method, AnnealedMethod) or guide is not None or integral.integrand.restate is None:
+        return {}
+    open_choice = method.coordinates == "chosen" and len(method.betas()) >= 3 and not has_own_units(method.kernel)
+    return {"coordinates_untried": np.ones((), int)} if open_choice and not _may_choose(method) else {}
+
+
 def _worth_a_choice(method: AnnealedMethod, gaps: np.ndarray, num_starts: int) -> bool:
     """Whether settings of each data set, from each start, are to be tried beside those that all share."""
     if not _may_choose(method):
@@ -91,6 +100,15 @@ def _worth_a_choice(method: AnnealedMethod, gaps: np.ndarray, num_starts: int) -
     # The log-weight of a chain has about twice its mean gap as variance; more means that data sets differ.
     uneven = gaps.var() > _UNEVEN * 2 * gaps.mean()
     return bool(gaps.mean() > _SMALL and (num_starts > 1 or uneven))
+
+
+def _within_reach(
+    starts: Sequence[ModelIntegral], exact: jax.Array, keys: jax.Array, held: dict, points: dict
+) -> list[ModelIntegral]:
+    """Starts whose chains stay near the pilot draws; `exact` are these in the coordinates of the first start."""
+    u = jax.vmap(flatten)(points)
+    drawn = [exact, *(begin(start, keys, held, u)[1] for start in starts[1:])]
+    return [within_reach(start, own) for start, own in zip(starts, drawn, strict=True)]
 
 
 def _add(cost: dict[str, int], spent: dict[str, int]) -> None:
@@ -128,20 +146,26 @@ def plan_integrals(
             for role in (Role.PILOT_CONDITION, Role.PILOT_CHAINS, Role.PILOT_CHOICE)
         )
         held = {name: draws.values[name] for name in integral.held}
-        starts = _starts(integral, method, guide, held, draws.points[i])
-        conditional, exact = begin(starts[0], condition_keys, held, jax.vmap(flatten)(draws.points[i]))
+        points = draws.points[i]
+        starts = _starts(integral, method, guide, held, points)
+        conditional, exact = begin(starts[0], condition_keys, held, jax.vmap(flatten)(points))
         searched = guide_stats(conditional).get("guide_num_grad")
         if searched is not None:
             cost["pilot_guide"] = cost.get("pilot_guide", 0) + int(searched.sum())
         pilot = Pilot(chain_keys, held, conditional, exact)
+        if isinstance(method, AnnealedMethod) and integral.integrand.loops:
+            starts = _within_reach(starts, exact, condition_keys, held, points)
+            few = (pilot, choice_keys, held, points)
+            pilot, choice_keys, held, points = jax.tree.map(lambda leaf: leaf[:_LOOPING_DRAWS], few)
         plan, gaps, spent = tune(starts[0], method.kernel, betas, pilot, report)
         _add(cost, spent)
         planned: PlannedIntegral | None = None
         if isinstance(method, AnnealedMethod) and gaps is not None and _worth_a_choice(method, gaps, len(starts)):
             report("settings of each data set")
             others = None if method.settings == "own" or method.start == "chosen" else gaps
-            planned, spent = choose_starts(starts, method.kernel, betas, choice_keys, held, draws.points[i], others)
+            planned, spent = choose_starts(starts, method.kernel, betas, choice_keys, held, points, others)
             _add(cost, spent)
         integrals.append(SharedSettings(starts[0], plan.path()) if planned is None else planned)
-        plans.append({"betas": betas} if planned is not None else plan._asdict())
+        settings = {"betas": betas} if planned is not None else plan._asdict()
+        plans.append(settings | _untried(integral, method, guide))
     return tuple(integrals), tuple(plans), cost

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import logsumexp
 
-from numpyro_mi.decomposition_report import SAMPLERS, decomposition_lines, is_exact, settings_lines
+from numpyro_mi.decomposition_report import (
+    SAMPLERS,
+    decomposition_lines,
+    is_exact,
+    other_starts,
+    settings_lines,
+    untried_coordinates,
+)
 from numpyro_mi.diagnostics import method_warnings, rare_events
 from numpyro_mi.estimation import mean
 
@@ -83,11 +90,13 @@ def verdict(result: MIBounds) -> str:
         make = "makes" if few == 1 else "make"
         return (
             f"{few} of {gaps.size:,} draws {make} {share:.0%} of the gap (median {np.median(gaps):.2g}): "
-            f"more {_effort(result)}, or another parametrisation."
+            f"more {_effort(result)}, {other_starts(result)}.{untried_coordinates(result)}"
         )
     if not error or gap > 6 * error:
-        return f"{_size(gap, error)}: more {_effort(result)}, rather than num_samples."
-    return f"{_size(gap, error)}: num_samples, and {_effort(result)}, both help."
+        what = f"more {_effort(result)}, rather than num_samples."
+    else:
+        what = f"num_samples, and {_effort(result)}, both help."
+    return f"{_size(gap, error)}: {what}{untried_coordinates(result)}"
 
 
 def warnings_of(result: MIBounds) -> list[str]:

@@ -11,6 +11,7 @@ scored chain.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -19,11 +20,11 @@ import numpy as np
 
 from numpyro_mi.annealing import Path
 from numpyro_mi.guides.base import Conditional, guide_stats
-from numpyro_mi.integrals import ModelIntegral
+from numpyro_mi.integrals import ModelIntegral, outside
 from numpyro_mi.kernels.base import StepSettings
 from numpyro_mi.model.densities import flatten
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.tuning import Pilot, between, coarse_index, single_gap, smallest, sweep
+from numpyro_mi.tuning import Pilot, between, coarse_index, given_size, single_gap, smallest, sweep
 
 _TEMPERATURES = 50  # of pilot chains, at most
 _PARTICLES = 8
@@ -155,6 +156,16 @@ class OwnSettings:
         first = self.starts[0]
         if len(self.starts) == 1:
             return first.target(held, chosen.conditional)
+        target = self._target(held, chosen)
+        reaches = [start.reach for start in self.starts if start.reach is not None]
+        if not reaches:
+            return target
+        low, high = (jnp.stack(side)[chosen.start] for side in zip(*reaches, strict=True))
+        return target._replace(beyond=partial(outside, (low, high)))
+
+    def _target(self, held: Any, chosen: Chosen) -> AnnealedTarget:
+        """That of the chosen start of several."""
+        first = self.starts[0]
         target = first.integrand.target(held, self._flag(chosen, "standardised"))
         guide = next((start.guide for start in self.starts if start.guide is not None), None)
         if guide is None or chosen.conditional is None:
@@ -217,7 +228,7 @@ def choose_starts(
     points: Any,
     shared_gaps: np.ndarray | None,
 ) -> tuple[OwnSettings | None, dict[str, int]]:
-    """What has the smallest mean gap on pilot draws.
+    """What has the smallest gaps on pilot draws, in the sense of `smallest`.
 
     Returns
     -------
@@ -231,7 +242,8 @@ def choose_starts(
     found = [jax.device_get(_gaps(own_settings([start], kernel, coarse), keys, held, points)) for start in starts]
     gaps, scores, forward, reverse = (np.stack(part).astype(np.float64) for part in zip(*found, strict=True))
     cost = {"forward": int(forward.sum()), "reverse": int(reverse.sum())}
-    rows = [] if shared_gaps is None else [_WORTH * shared_gaps]
+    gaps = given_size(gaps)
+    rows = [] if shared_gaps is None else [_WORTH * given_size(shared_gaps)]
     rows += list(gaps)
     if len(starts) > 1:
         chosen = np.where(np.isnan(scores), -np.inf, scores).argmax(0)

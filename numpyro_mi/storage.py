@@ -31,6 +31,7 @@ _DIMS = {
     "standardised": ("draw",),
     "guided": ("draw",),
     "betas": ("temperature",),
+    "coordinates_untried": (),
     "step_size": ("transition",),
     "inverse_mass_matrix": ("transition", "dim", "dim_bis"),
 }

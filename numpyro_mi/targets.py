@@ -19,9 +19,12 @@ class AnnealedTarget(NamedTuple):
         `u -> log f_1(u) - log pi_0(u)`; with the prior as base, the log-likelihood.
     sample_target
         `rng_key -> u`: an exact draw of the normalised target, where the user gave a posterior sampler.
+    beyond
+        `u -> bool`: where chains do not move, neither in nor out, and densities need not be evaluated; None: nowhere.
     """
 
     sample_base: Callable[[jax.Array], jax.Array]
     log_base: Callable[[jax.Array], jax.Array]
     log_ratio: Callable[[jax.Array], jax.Array]
     sample_target: Callable[[jax.Array], jax.Array] | None = None
+    beyond: Callable[[jax.Array], jax.Array] | None = None

@@ -155,15 +155,27 @@ def choose_base(
     For an annealed method the gap is that of single weights, which is what annealing divides by the number
     of temperatures; else that of importance sampling with many of them.
     """
-    gaps = np.asarray(_base_gaps(integrals, annealed, rng_key, held, points), np.float64)
-    return smallest(gaps)
+    return smallest(np.asarray(_base_gaps(integrals, annealed, rng_key, held, points), np.float64))
+
+
+def given_size(gaps: np.ndarray) -> np.ndarray:
+    """The mean of a single-chain gap given its size, nats; it has the mean of the gap and far less spread.
+
+    The chains of the two directions are each other's reversal, so that a gap of -g has exp(-g) times the density of
+    one of g: whatever the data set and the settings are.
+    """
+    return gaps * np.tanh(gaps / 2)
 
 
 def smallest(gaps: np.ndarray) -> int:
-    """The row with the smallest mean; judged by its finite gaps only if no other row has more of them."""
-    lost = (~np.isfinite(gaps)).sum(1)
-    means = np.where(np.isfinite(gaps), gaps, 0.0).sum(1) / np.maximum(np.isfinite(gaps).sum(1), 1)
-    return min(range(len(gaps)), key=lambda i: (lost[i], means[i]))
+    """The row with the smallest mean of log(1 + gap), of gaps that are not negative.
+
+    The mean of the gaps themselves is that of a few data sets where chains fail, and which row has those is chance.
+    A row is judged by its finite gaps only if no other row has more of them.
+    """
+    finite = np.isfinite(gaps)
+    means = np.log1p(np.where(finite, np.maximum(gaps, 0.0), 0.0)).sum(1) / np.maximum(finite.sum(1), 1)
+    return min(range(len(gaps)), key=lambda i: ((~finite[i]).sum(), means[i]))
 
 
 @partial(jax.jit, static_argnames=("annealed",))
@@ -181,7 +193,11 @@ def _base_gaps(integrals, annealed, rng_key, held, points):
 
             drawn = jax.vmap(weigh)(jnp.arange(_CHOICE_PARTICLES))
             own = target.log_ratio(exact)
-            return own - drawn.mean() if annealed else logsumexp(drawn.at[0].set(own)) - logsumexp(drawn)
+            # Given two weights, the odds of which is the posterior draw's are their ratio: see `given_size`.
+            if annealed:
+                return ((own - drawn) * jnp.tanh((own - drawn) / 2)).mean()
+            gained = logsumexp(drawn.at[0].set(own)) - logsumexp(drawn)
+            return gained * jnp.tanh((own - drawn[0]) / 2)
 
         return jnp.stack([gap(integral.target(held, conditional)) for integral in integrals])
 
@@ -190,14 +206,14 @@ def _base_gaps(integrals, annealed, rng_key, held, points):
 
 
 def _choose(integral, kernel, betas, steps, masses, pilot, cost) -> tuple[float, np.ndarray]:
-    """The multiple of the step profile with the smallest mean gap over the pilot draws, and its gaps."""
+    """The multiple of the step profile with the smallest gap on the pilot draws, and its gaps."""
     paths = [make_path(betas, multiplier * steps, masses) for multiplier in _MULTIPLIERS]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *paths)
     found, forward, reverse = _pilot_gaps(integral, kernel, stacked, pilot)
     cost["forward"] += int(forward)
     cost["reverse"] += int(reverse)
     gaps = np.asarray(found, np.float64)
-    best = smallest(gaps)
+    best = smallest(given_size(gaps))
     return _MULTIPLIERS[best], gaps[best]
 
 

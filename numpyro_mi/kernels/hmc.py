@@ -37,7 +37,8 @@ class AnnealedHMC:
 
     Reversible for any frozen settings, so it serves both directions. The step of each transition is
     multiplied by a random factor that does not look at the state; a proposal whose energy is not a
-    number is rejected. A transition costs `num_steps` gradients.
+    number is rejected, and so is one whose trajectory begins, passes or ends where the target says that chains do
+    not move: the trajectory back passes the same points. A transition costs `num_steps` gradients.
 
     Parameters
     ----------
@@ -117,14 +118,15 @@ class AnnealedHMC:
         gradient = jax.grad(lambda u: target.log_base(u) + beta * target.log_ratio(u))
         # Velocities in units of the scale, so that their kinetic energy is that of a standard normal.
         velocity = noise.momentum + 0.5 * step * scale * state.grad_density(beta)
-        u = state.u + step * scale * velocity
+        u, lost = _reached(target, state.u, state.u + step * scale * velocity, _beyond(target, state.u))
 
         def leapfrog(_, carry):
-            u, velocity = carry
+            u, velocity, lost = carry
             velocity = velocity + step * scale * gradient(u)
-            return u + step * scale * velocity, velocity
+            u, lost = _reached(target, state.u, u + step * scale * velocity, lost)
+            return u, velocity, lost
 
-        u, velocity = jax.lax.fori_loop(0, self.num_steps - 1, leapfrog, (u, velocity))
+        u, velocity, lost = jax.lax.fori_loop(0, self.num_steps - 1, leapfrog, (u, velocity, lost))
         proposal = evaluate(target, u)
         velocity = velocity + 0.5 * step * scale * proposal.grad_density(beta)
         gain = (
@@ -132,9 +134,22 @@ class AnnealedHMC:
             - state.log_density(beta)
             + 0.5 * (noise.momentum @ noise.momentum - velocity @ velocity)
         )
-        gain = jnp.where(jnp.isnan(gain), -jnp.inf, gain)
+        gain = jnp.where(jnp.isnan(gain) | lost, -jnp.inf, gain)
         log_uniform = jnp.log(0.5 * erfc(noise.accept / math.sqrt(2)))
         info = StepInfo(jnp.exp(jnp.minimum(gain, 0.0)), jnp.asarray(self.num_steps))
         return select(log_uniform < gain, proposal, state), info
 
     reverse = forward
+
+
+def _beyond(target: AnnealedTarget, u: jax.Array) -> jax.Array:
+    """Whether chains do not move at `u`."""
+    return jnp.asarray(False) if target.beyond is None else target.beyond(u)
+
+
+def _reached(target: AnnealedTarget, start: jax.Array, u: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where a trajectory goes on, and whether it is lost: then back at its start, whose density is no dearer."""
+    if target.beyond is None:
+        return u, lost
+    lost = lost | target.beyond(u)
+    return jnp.where(lost, start, u), lost

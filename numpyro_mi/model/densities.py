@@ -89,6 +89,11 @@ class Integrand:
     site_log_probs: Staged
     restate: Staged | None
 
+    @property
+    def loops(self) -> bool:
+        """Whether the density has a loop whose length may depend on the point, such as an adaptive ODE solver."""
+        return self.log_base.uses("while") or self.log_ratio.uses("while")
+
     def held(self, values: Values, standardised: jax.Array | bool = False) -> Values:
         """Held values as these functions take them, with the choice of coordinates where there is one."""
         return values if self.restate is None else {**values, STANDARDISED: jnp.asarray(standardised)}
