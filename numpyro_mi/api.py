@@ -161,7 +161,8 @@ def mi_bounds_from_samples(
         bounds nothing; with `log_prior` also `GIWAE(...)` and `MINEAIS(...)`.
     log_prior
         For `GIWAE(...)` and `MINEAIS(...)` alone: the log-density of z in nats, a function of one row, a
-        vector with its columns, that JAX can differentiate.
+        vector with its columns, that JAX can differentiate; -inf where z cannot be. It is checked against the rows,
+        and the result has a note if they cannot tell whether it is their density.
     rng_key
         A JAX key of either style, or an integer; None means key 0.
     progress_bar
@@ -210,7 +211,7 @@ def mi_bounds_from_samples(
         raise TypeError(f"log_prior must be a function of one row of z, got {log_prior!r}.")
     notes = repeated_rows(z, x)
     raw = run_on_arrays(z, x, log_prior, method, key, progress_bar)
-    return _direct_result(("z",), ("x",), method, key, raw, notes)
+    return _direct_result(("z",), ("x",), method, key, raw, notes + raw.notes)
 
 
 def _neighbor_result(z: np.ndarray, x: np.ndarray, method: KSG, key: jax.Array) -> MIBounds:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jax import random
 from numpyro import handlers
@@ -77,7 +78,7 @@ class JointModel:
             return None
         trace = handlers.trace(handlers.seed(self.run, 0)).get_trace()
         shapes = {name: self.traced[name].drawn for name in self.data}
-        return {name: jnp.broadcast_to(jnp.asarray(trace[name]["value"]), shapes[name]) for name in self.data}
+        return {name: np.broadcast_to(np.asarray(trace[name]["value"]), shapes[name]) for name in self.data}
 
     def held_at(self, values: Values, rng_key: jax.Array | int = 0) -> Callable[[], Any]:
         """The model with sites held at given values; what is asked of it never depends on the key."""
@@ -110,7 +111,7 @@ def joint_model(
 
     def bound(model: Callable) -> Callable[[], Any]:
         run = partial(handlers.substitute(model, data=params), *args, **kwargs)
-        return handlers.condition(run, data=fixed) if fixed else run
+        return handlers.condition(run, condition_fn=partial(_hold, fixed, {})) if fixed else run
 
     run = bound(model)
     traced = _abstract_trace(run)
@@ -126,7 +127,6 @@ def joint_model(
     call_checks.known_parameters(traced, params)
     asked = frozenset(groups["latent"] + groups["data"] + groups["given"])
     checks.value_shapes({name: traced[name] for name in asked})
-    checks.inside(_held_outside(run, fixed), fixed)
     draft = JointModel(
         run=run,
         latent=groups["latent"],
@@ -196,6 +196,19 @@ def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
     return None
 
 
+def _hold(fixed: Mapping[str, Any], seen: Values, msg: dict) -> jax.Array | None:
+    """The value that a site is held at, in the type of its draws; refused where the site cannot have it."""
+    name, fn = msg["name"], msg.get("fn")
+    if msg["type"] != "sample" or name not in fixed:
+        return None
+    if name not in seen:
+        checks.inside(name, fixed[name], outside(fn, fixed[name]))
+        drawn = jax.eval_shape(lambda rng_key: fn(rng_key=rng_key), random.key(0))
+        with jax.ensure_compile_time_eval():
+            seen[name] = jnp.asarray(fixed[name], drawn.dtype)
+    return seen[name]
+
+
 def _trace(run: Callable, simulated: frozenset[str], rng_key: jax.Array) -> dict[str, dict]:
     """Trace with the sites in `simulated` drawn whether or not they are given a value."""
     model = handlers.condition(run, condition_fn=partial(_draw, simulated))
@@ -211,20 +224,6 @@ def _abstract_trace(run: Callable) -> dict[str, Site]:
 
     with checks.model_errors():
         jax.eval_shape(record, random.key(0))
-    return found
-
-
-def _held_outside(run: Callable, fixed: Mapping[str, Any]) -> list[str]:
-    """Sites that are held at values which they cannot have."""
-    found: list[str] = []
-
-    def record(rng_key):
-        trace = _trace(run, frozenset(), rng_key)
-        found.extend(name for name, value in fixed.items() if outside(trace[name]["fn"], value))
-
-    if fixed:
-        with checks.model_errors():
-            jax.eval_shape(record, random.key(0))
     return found
 
 
