@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_mi import labels
 from numpyro_mi.api import DEFAULT_NUM_SAMPLES, DIRECT_METHODS, check_run, integer
 from numpyro_mi.decomposition import decompose
 from numpyro_mi.driver import block_size
@@ -56,7 +57,9 @@ def expected_information_gain(
         A NumPyro model that takes the design as arguments.
     designs
         A dict of keyword arguments, or a tuple of positional ones, whose arrays have a leading axis over the
-        designs. Sizes and numbers that decide what the model does must be sequences of Python numbers.
+        designs. Sizes and numbers that decide what the model does must be sequences of Python numbers. Of several
+        values with labels (pandas or xarray), which must be the same, rows go together by label, and designs are in
+        the order of the first.
     latent, data, given
         As in `mi_bounds`.
     method
@@ -120,9 +123,10 @@ def expected_information_gain(
     num_samples, batch_size = check_run(method, num_samples, batch_size, with_likelihood=True)
     looks = _check_looks(looks, num_samples)
     key = as_key(rng_key)
+    count, arrays = _count(designs), _arrays(designs)
     joints = []
-    for i in range(_count(designs)):
-        args, kwargs = _design(designs, i)
+    for i in range(count):
+        args, kwargs = _design(arrays, i)
         passed = ((*args, *model_args), {**(model_kwargs or {}), **kwargs})
         joints.append(joint_model(model, latent, data, *passed, params, given))
     rows: Sequence[Rows] | Sequence[PosteriorGain]
@@ -205,6 +209,29 @@ def _count(designs: Any) -> int:
     if count is None or count < 2:
         raise ValueError(f"designs needs at least two designs to compare, got {count}: for one, use mi_bounds.")
     return count
+
+
+def _arrays(designs: Any) -> Any:
+    """The designs with arrays in the place of what has labels, all in the order of the first that has some."""
+    named = dict(designs.items()) if isinstance(designs, Mapping) else dict(enumerate(designs))
+    trees = {name: values for name, values in named.items() if not isinstance(values, list | tuple)}
+    found = {
+        f"designs[{name!r}]{jax.tree_util.keystr(path)}": leaf
+        for name, values in trees.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(values)
+    }
+    order = labels.orders(found)
+
+    def array(name: Any) -> Any:
+        def one(path: Any, leaf: Any) -> Any:
+            what = f"designs[{name!r}]{jax.tree_util.keystr(path)}"
+            rows = labels.plain(what, leaf)
+            return rows[order[what]] if what in order else rows
+
+        return jax.tree_util.tree_map_with_path(one, named[name])
+
+    made = {name: array(name) if name in trees else values for name, values in named.items()}
+    return made if isinstance(designs, Mapping) else tuple(made.values())
 
 
 def _leaves(values: Any) -> list[Any]:

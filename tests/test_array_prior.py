@@ -121,7 +121,9 @@ def test_what_cannot_be_told_is_said():
 def test_the_note_is_in_the_result():
     r = rng()
     z = r.standard_normal((300, 30))
-    method = GIWAE(critic=lambda x, z: jnp.zeros(()), num_particles=2, training=Training(num_draws=100, max_steps=5, batch_size=32))
+    method = GIWAE(
+        critic=lambda x, z: jnp.zeros(()), num_particles=2, training=Training(num_draws=100, max_steps=5, batch_size=32)
+    )
     result = mi_bounds_from_samples(
         z, z + r.standard_normal(z.shape), method=method, log_prior=NORMAL, progress_bar=False
     )

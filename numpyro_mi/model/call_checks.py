@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from numpyro_mi.labels import refuse_reordered
 from numpyro_mi.model.checks import close, listed, short
 from numpyro_mi.model.sites import Site
 
@@ -25,6 +26,8 @@ def arguments(
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a dict by {holds} name, got {type(value).__name__}.")
     args, kwargs = tuple(args), dict(kwargs or {})
+    named = {f"model_args[{i}]": value for i, value in enumerate(args)}
+    refuse_reordered({**named, **{f"model_kwargs[{name!r}]": value for name, value in kwargs.items()}})
     try:
         signature = inspect.signature(model)
     except (TypeError, ValueError):
@@ -47,6 +50,7 @@ def observed_values(
     if not isinstance(observed, Mapping) or set(observed) != set(data):
         got = sorted(observed) if isinstance(observed, Mapping) else type(observed).__name__
         raise ValueError(f"observed must map each data site to its value: {listed(sorted(data))}, got {got}.")
+    refuse_reordered({f"observed[{name!r}]": value for name, value in observed.items()})
     found = {name: np.asarray(value) if not np.ma.isMaskedArray(value) else value for name, value in observed.items()}
     for name, value in found.items():
         if value.shape != sites[name].drawn:
