@@ -50,7 +50,7 @@ class _Box(NamedTuple):
     high: np.ndarray
 
     def holds(self, z: np.ndarray) -> np.ndarray:
-        return ((z >= self.low) & (z <= self.high)).all(1)
+        return np.all((z >= self.low) & (z <= self.high), axis=1)
 
     def bump(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Height of the bump and its slope, shape `(N, d)`."""
@@ -95,8 +95,8 @@ def check_prior(log_prior: Staged, z: Columns, rows: np.ndarray) -> tuple[str, .
     values = values[: 2 * half]
 
     def evaluated(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = _with_gradients(log_prior, jnp.asarray(points, jnp.result_type(float)))
-        return tuple(np.asarray(part, np.float64) for part in found)
+        value, gradient = _with_gradients(log_prior, jnp.asarray(points, jnp.result_type(float)))
+        return np.asarray(value, np.float64), np.asarray(gradient, np.float64)
 
     (first, _), (density, gradients) = evaluated(values[:half]), evaluated(values[half:])
     _refuse_non_finite(np.concatenate([first, density]))

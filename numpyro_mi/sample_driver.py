@@ -47,6 +47,11 @@ class RawTerms(NamedTuple):
     num_requested: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def num_scored(self) -> int:
+        """Terms scored."""
+        return len(self.parts["lower"])
+
 
 class _Work(NamedTuple):
     """What is scored.

@@ -198,9 +198,9 @@ def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
 
 def _hold(fixed: Mapping[str, Any], seen: Values, msg: dict) -> jax.Array | None:
     """The value that a site is held at, in the type of its draws; refused where the site cannot have it."""
-    name, fn = msg["name"], msg.get("fn")
-    if msg["type"] != "sample" or name not in fixed:
+    if msg["type"] != "sample" or msg["name"] not in fixed:
         return None
+    name, fn = msg["name"], msg["fn"]
     if name not in seen:
         checks.inside(name, fixed[name], outside(fn, fixed[name]))
         drawn = jax.eval_shape(lambda rng_key: fn(rng_key=rng_key), random.key(0))
