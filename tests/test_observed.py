@@ -211,6 +211,17 @@ class TestGiven:
             drawn = joint.simulate(0)
             assert drawn["k"] == 1 and drawn["k"].dtype == jnp.int32 and drawn["scale"].dtype == jnp.float32
 
+    def test_another_shape_keeps_its_message(self):
+        def model():
+            p = numpyro.sample("p", dist.Uniform(jnp.zeros(2), jnp.array([1.0, 2.0])))
+            z = numpyro.sample("z", dist.Normal(0, 1))
+            numpyro.sample("x", dist.Normal(z + p.sum(), 1))
+
+        with pytest.raises(ValueError, match=r"'p' is given values of shape \(3,\)"):
+            joint_model(model, "z", "x", given={"p": jnp.ones(3)})
+        with pytest.raises(ValueError, match="'p' at .*1 of 2 entries"):
+            joint_model(model, "z", "x", given={"p": jnp.array([1.5, 1.5])})
+
     def test_inside_a_handler(self):
         """Data that the model holds itself are none of the call's."""
         model = handlers.condition(levels, data={"scale": jnp.array(2.0)})

@@ -170,12 +170,19 @@ def no_own_keys(names: Sequence[str]) -> None:
 def value_shapes(sites: Mapping[str, Site]) -> None:
     """Refuse values that hold more than one draw of their site."""
     for name, site in sites.items():
-        if site.observed and np.broadcast_shapes(site.value.shape, site.drawn) != site.drawn:
+        if site.observed and not _broadcasts(site.value.shape, site.drawn):
             raise ValueError(
                 f"site {name!r} is given values of shape {site.value.shape}, but one draw of it has shape "
                 f"{site.drawn}, and that is what would be simulated: put the site in a numpyro.plate of the right "
                 "size, or expand its distribution."
             )
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
 
 
 def drawn(fixed: Sequence[str]) -> None:

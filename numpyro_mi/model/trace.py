@@ -202,7 +202,8 @@ def _hold(fixed: Mapping[str, Any], seen: Values, msg: dict) -> jax.Array | None
         return None
     name, fn = msg["name"], msg["fn"]
     if name not in seen:
-        checks.inside(name, fixed[name], outside(fn, fixed[name]))
+        if jnp.shape(fixed[name]) in ((), (*msg["kwargs"]["sample_shape"], *fn.shape())):  # others are refused later
+            checks.inside(name, fixed[name], outside(fn, fixed[name]))
         drawn = jax.eval_shape(lambda rng_key: fn(rng_key=rng_key), random.key(0))
         with jax.ensure_compile_time_eval():
             seen[name] = jnp.asarray(fixed[name], drawn.dtype)
