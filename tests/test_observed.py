@@ -213,7 +213,7 @@ class TestGiven:
 
     def test_another_shape_keeps_its_message(self):
         def model():
-            p = numpyro.sample("p", dist.Uniform(jnp.zeros(2), jnp.array([1.0, 2.0])))
+            p = numpyro.sample("p", dist.Uniform(np.zeros(2), np.array([1.0, 2.0])))
             z = numpyro.sample("z", dist.Normal(0, 1))
             numpyro.sample("x", dist.Normal(z + p.sum(), 1))
 
