@@ -125,18 +125,22 @@ def mi_bounds(
     if method is None:
         method = MINEAIS() if joint.without_density else AIS()
         if joint.without_density:
-            names = ", ".join(joint.without_density)
-            notes += (f"{names} can be simulated but has no density: a lower bound alone, by MINEAIS().",)
+            notes += (lower_alone(joint.without_density),)
     if isinstance(method, DIRECT_METHODS):
         if joint.given:
             integral_checks.given_needs_likelihood(joint.given, type(method).__name__)
         samples = stage_samples(joint, method.needs_prior)
         terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
-        return _direct_result(joint.latent, joint.data, method, key, terms, notes, tuple(joint.fixed))
+        return direct_result(joint.latent, joint.data, method, key, terms, notes, tuple(joint.fixed))
     evidence_method = cast(EvidenceMethod, method)
     require_likelihood(joint, evidence_method)
     rows = Rows(joint, (decompose(joint),), evidence_method, key)
     return rows.result(rows.run(num_samples, batch_size, progress_bar), 0)
+
+
+def lower_alone(names: Sequence[str]) -> str:
+    """What to say of data without a density, for which no method was named."""
+    return f"{', '.join(names)} can be simulated but has no density: a lower bound alone, by MINEAIS()."
 
 
 def mi_bounds_from_samples(
@@ -164,7 +168,8 @@ def mi_bounds_from_samples(
         bounds nothing; with `log_prior` also `GIWAE(...)` and `MINEAIS(...)`.
     log_prior
         For `GIWAE(...)` and `MINEAIS(...)` alone: the log-density of z in nats, a function of one row, a
-        vector with its columns, that JAX can differentiate.
+        vector with its columns, that JAX can differentiate; -inf where z cannot be. It is checked against the rows,
+        and the result has a note if they cannot tell whether it is their density.
     rng_key
         A JAX key of either style, or an integer; None means key 0.
     progress_bar
@@ -213,7 +218,7 @@ def mi_bounds_from_samples(
         raise TypeError(f"log_prior must be a function of one row of z, got {shown(log_prior)}.")
     notes = repeated_rows(z, x)
     raw = run_on_arrays(z, x, log_prior, method, key, progress_bar)
-    return _direct_result(("z",), ("x",), method, key, raw, notes)
+    return direct_result(("z",), ("x",), method, key, raw, notes + raw.notes)
 
 
 def _neighbor_result(z: np.ndarray, x: np.ndarray, method: KSG, key: jax.Array) -> MIBounds:
@@ -222,10 +227,10 @@ def _neighbor_result(z: np.ndarray, x: np.ndarray, method: KSG, key: jax.Array) 
     notes = notes_on(z, x, method, terms)
     seconds = {"scoring": watch.lap(), "compiling": watch.compiling}
     raw = RawTerms({"estimate": terms}, None, {}, seconds, len(terms))
-    return _direct_result(("z",), ("x",), method, key, raw, notes)
+    return direct_result(("z",), ("x",), method, key, raw, notes)
 
 
-def _direct_result(
+def direct_result(
     latent: tuple[str, ...],
     data: tuple[str, ...],
     method: DirectMethod | KSG,
@@ -234,6 +239,7 @@ def _direct_result(
     notes: tuple[str, ...],
     fixed: tuple[str, ...] = (),
 ) -> MIBounds:
+    """The result of a method without a likelihood."""
     parts = dict(raw.parts)
     return MIBounds(
         lower_i=parts.pop("lower", None),

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from numpyro_mi.labels import draw_dims, index_of, order_like
+
 _ACCEPTED = "a NumPy or JAX array, a pandas Series or DataFrame, or an xarray DataArray, Dataset or DataTree"
 
 
@@ -64,20 +66,36 @@ def repeated_rows(z: np.ndarray, x: np.ndarray) -> tuple[str, ...]:
 
 
 def paired(z: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of both groups of joint draws, paired by position: row i of `z` goes with row i of `x`.
+    """Columns of both groups of joint draws; row i of `z` goes with row i of `x`.
 
-    Rows must be independent joint draws; those of a Markov chain are not. Labels (a pandas index, the
-    coordinates of xarray) play no part in the pairing.
+    Where both have labels, a pandas index or the coordinates of the draws of xarray, rows are paired by label, in the
+    order of `z`: the labels must be the same ones. Otherwise they are paired by position. Rows must be independent
+    joint draws; those of a Markov chain are not.
 
     Parameters
     ----------
     z, x
         As in `as_columns`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_columns`; and if the numbers of rows or the labels differ.
     """
-    z, x = as_columns("z", z), as_columns("x", x)
-    if len(z) != len(x):
-        raise ValueError(f"z and x need the same number of rows, one a joint draw, got {len(z)} and {len(x)}.")
-    return z, x
+    columns_z, columns_x = as_columns("z", z), as_columns("x", x)
+    if len(columns_z) != len(columns_x):
+        raise ValueError(
+            f"z and x need the same number of rows, one a joint draw, got {len(columns_z)} and {len(columns_x)}."
+        )
+    order = order_like("x", _draw_labels("x", x), "z", _draw_labels("z", z))
+    return columns_z, columns_x if order is None else columns_x[order]
+
+
+def _draw_labels(name: str, value: Any) -> Any:
+    """Labels of the rows that `as_columns` makes, or None."""
+    if type(value).__name__ == "DataTree":
+        value = _only_group(name, value)
+    return index_of(value, draw_dims(value))
 
 
 def _as_float(name: str, value: Any) -> np.ndarray:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.api import DEFAULT_NUM_SAMPLES, DIRECT_METHODS, check_run, integer
+from numpyro_mi import labels
+from numpyro_mi.api import DEFAULT_NUM_SAMPLES, DIRECT_METHODS, check_run, direct_result, integer, lower_alone
+from numpyro_mi.bounds.base import DirectMethod
+from numpyro_mi.bounds.mine_ais import MINEAIS
 from numpyro_mi.decomposition import decompose
 from numpyro_mi.driver import block_size
 from numpyro_mi.evidence.ais import AIS
@@ -19,12 +23,15 @@ from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.gains import InformationGain, worse
 from numpyro_mi.keys import as_key
 from numpyro_mi.model.checks import ModelError
+from numpyro_mi.model.integral_checks import given_needs_likelihood
+from numpyro_mi.model.samples import StagedSamples, stage_samples
 from numpyro_mi.model.told import is_concretisation
 from numpyro_mi.model.trace import JointModel, joint_model
 from numpyro_mi.options import shown
 from numpyro_mi.posterior_gain import PosteriorGain, posterior_gains
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood
+from numpyro_mi.sample_driver import RawTerms, run_on_model
 
 _LEAST_DRAWS = 100  # of a look: levels are those of many draws
 
@@ -36,7 +43,7 @@ def expected_information_gain(
     data: str | Sequence[str],
     given: str | Sequence[str] | Mapping[str, Any] = (),
     *,
-    method: EvidenceMethod | None = None,
+    method: EvidenceMethod | DirectMethod | None = None,
     num_samples: int = DEFAULT_NUM_SAMPLES,
     looks: Sequence[int] = (),
     posterior_samples: Mapping[str, Any] | None = None,
@@ -60,11 +67,15 @@ def expected_information_gain(
         A NumPyro model that takes the design as arguments.
     designs
         A dict of keyword arguments, or a tuple of positional ones, whose arrays have a leading axis over the
-        designs. Sizes and numbers that decide what the model does must be sequences of Python numbers.
+        designs. Sizes and numbers that decide what the model does must be sequences of Python numbers. Of several
+        values with labels (pandas or xarray), which must be the same, rows go together by label, and designs are in
+        the order of the first.
     latent, data, given
         As in `mi_bounds`.
     method
-        With both sides, as `AIS(...)` or `IWAE(...)`; None means `AIS()`.
+        With both sides, as `AIS(...)` or `IWAE(...)`; None means `AIS()`. For simulators without a likelihood
+        `MINEAIS(...)` (None there), `GIWAE(...)` and the other methods of `mi_bounds` with a lower side alone: then no
+        design is called best, and none can be dropped.
     model_args, model_kwargs
         The other arguments of the model. Positional designs come first.
     num_samples
@@ -121,21 +132,25 @@ def expected_information_gain(
             f"posterior_samples stand for one history, and given={given!r} conditions on more: condition the run that "
             "draws the samples on all of it, or average over the history by given= without posterior_samples."
         )
-    _check_sides(method)
-    num_samples, batch_size = check_run(method, num_samples, batch_size, with_likelihood=True)
+    num_samples, batch_size = check_run(method, num_samples, batch_size, posterior_samples is not None)
     looks = _check_looks(looks, num_samples)
     key = as_key(rng_key)
+    count, arrays = _count(designs), _arrays(designs)
     joints = []
-    for i in range(_count(designs)):
-        args, kwargs = _design(designs, i)
+    for i in range(count):
+        args, kwargs = _design(arrays, i)
         passed = ((*args, *model_args), {**(model_kwargs or {}), **kwargs})
         with _sizes_as_numbers(designs):
             joints.append(joint_model(model, latent, data, *passed, params, given))
-    rows: Sequence[Rows] | Sequence[PosteriorGain]
-    if posterior_samples is None:
-        rows = _rows(joints, AIS() if method is None else method, key)
-    else:
+    rows: Sequence[Rows] | Sequence[PosteriorGain] | Sequence[_LowerGain]
+    simulators = sorted({name for joint in joints for name in joint.without_density})
+    if posterior_samples is not None:
         rows = posterior_gains(joints, posterior_samples, method, num_samples, key)
+    elif isinstance(method, DIRECT_METHODS) or (method is None and simulators):
+        notes = () if method is not None else (lower_alone(simulators),)
+        rows = _lower_gains(joints, MINEAIS() if method is None else method, key, looks, notes)
+    else:
+        rows = _rows(joints, AIS() if method is None else cast(EvidenceMethod, method), key)
     # Before anything runs: what can be refused of any design is, and blocks have one size at every look.
     programs = {_program(row.functions) for row in rows}
     size = block_size(num_samples, rows[0].lanes) if batch_size is None else batch_size
@@ -171,8 +186,58 @@ def _rows(joints: Sequence[JointModel], method: EvidenceMethod, key: jax.Array) 
     return [Rows(joint, (decompose(joint),), method, key) for joint in joints]
 
 
+@dataclass(frozen=True, eq=False)
+class _LowerGain:
+    """One design bounded from below alone, by a method without a likelihood; used as `Rows` are."""
+
+    model: JointModel
+    samples: StagedSamples
+    method: DirectMethod
+    key: jax.Array
+    notes: tuple[str, ...]
+
+    @property
+    def functions(self) -> Any:
+        """What is compiled."""
+        return self.samples.draw, self.samples.sample_prior, self.samples.log_prior
+
+    @property
+    def lanes(self) -> int:
+        """Points that one draw computes at the same time."""
+        return self.method.num_particles
+
+    def run(self, num_samples: int, size: int, progress_bar: bool, resume: None = None) -> RawTerms:
+        """Train, then score."""
+        return run_on_model(self.samples, self.method, self.key, num_samples, size, progress_bar)
+
+    def result(self, raw: RawTerms, row: int = 0) -> MIBounds:
+        """The lower bound of a run."""
+        groups = (self.model.latent, self.model.data)
+        return direct_result(*groups, self.method, self.key, raw, self.notes, tuple(self.model.fixed))
+
+
+def _lower_gains(
+    joints: Sequence[JointModel], method: DirectMethod, key: jax.Array, looks: tuple[int, ...], notes: tuple[str, ...]
+) -> list[_LowerGain]:
+    """What is asked of each design without a likelihood."""
+    name = type(method).__name__
+    if looks:
+        raise ValueError(
+            f"looks={looks!r} drop designs whose upper bound lies below the lower bound of another one, and "
+            f"{name} has no upper bound: leave looks out. To compare designs, use a method with both sides, as AIS() "
+            "has, if the data have a density."
+        )
+    for joint in joints:
+        if joint.given:
+            given_needs_likelihood(joint.given, name)
+    return [_LowerGain(joint, stage_samples(joint, method.needs_prior), method, key, notes) for joint in joints]
+
+
 def _run(
-    rows: Sequence[Rows] | Sequence[PosteriorGain], stops: tuple[int, ...], size: int, progress_bar: bool
+    rows: Sequence[Rows] | Sequence[PosteriorGain] | Sequence[_LowerGain],
+    stops: tuple[int, ...],
+    size: int,
+    progress_bar: bool,
 ) -> tuple[tuple[MIBounds, ...], tuple[int, ...]]:
     """Results of the designs, and which of them were dropped: at each stop but the last, those that are worse."""
     raws: dict[int, Any] = {}
@@ -197,14 +262,6 @@ def _program(functions: Any) -> tuple:
     """What tells the compiled programs of one design from those of another."""
     leaves, tree = jax.tree.flatten(functions)
     return tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-def _check_sides(method: Any) -> None:
-    if isinstance(method, DIRECT_METHODS):
-        raise ValueError(
-            "designs are compared by a lower bound of one and an upper bound of the other, so the method needs "
-            f"both sides, as AIS() has; {type(method).__name__} has one."
-        )
 
 
 def _check_looks(looks: Any, num_samples: int) -> tuple[int, ...]:
@@ -232,6 +289,29 @@ def _count(designs: Any) -> int:
     if count is None or count < 2:
         raise ValueError(f"designs needs at least two designs to compare, got {count}: for one, use mi_bounds.")
     return count
+
+
+def _arrays(designs: Any) -> Any:
+    """The designs with arrays in the place of what has labels, all in the order of the first that has some."""
+    named = dict(designs.items()) if isinstance(designs, Mapping) else dict(enumerate(designs))
+    trees = {name: values for name, values in named.items() if not isinstance(values, list | tuple)}
+    found = {
+        f"designs[{name!r}]{jax.tree_util.keystr(path)}": leaf
+        for name, values in trees.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(values)
+    }
+    order = labels.orders(found)
+
+    def array(name: Any) -> Any:
+        def one(path: Any, leaf: Any) -> Any:
+            what = f"designs[{name!r}]{jax.tree_util.keystr(path)}"
+            rows = labels.plain(what, leaf)
+            return rows[order[what]] if what in order else rows
+
+        return jax.tree_util.tree_map_with_path(one, named[name])
+
+    made = {name: array(name) if name in trees else values for name, values in named.items()}
+    return made if isinstance(designs, Mapping) else tuple(made.values())
 
 
 def _leaves(values: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from numpyro_mi.decomposition_report import is_exact
-from numpyro_mi.estimation import carriers, mean
+from numpyro_mi.estimation import PILOT_ROWS, carriers, mean, num_pilot_negatives, variational_limit
 
 if TYPE_CHECKING:
     from numpyro_mi.results import Bounds, MIBounds
@@ -126,13 +126,15 @@ def _few(num_samples: int) -> float:
 def _variational(result: MIBounds) -> list[str]:
     found = []
     negatives = result.cost.get("scored_negatives", result.num_samples * result.method["num_negatives"])
-    limit = float(np.log(max(negatives / 100, 1.0)))
+    pilots = num_pilot_negatives(result.cost.get("pilot_rows", PILOT_ROWS))
+    limit = variational_limit(negatives, pilots)
     capped = float(result.parts["capped"].mean())
     if capped > _CAP_SHARE or (result.lower is not None and result.lower > limit - _NEAR):
         found.append(
             f"the critic is capped in {capped:.0%} of the pairs, and no bound of this kind from {negatives:,} "
-            f"negatives can certify much more than {limit:.2f} nats: that grows with the log of their number only. A "
-            "method that knows a density (MINEAIS with a prior, AIS with a likelihood) has no such limit."
+            f"negatives and {pilots:,} in pilots can certify much more than {limit:.2f} nats: that grows with the log "
+            "of their number only. A method that knows a density (MINEAIS with a prior, AIS with a likelihood) has no "
+            "such limit."
         )
     return found
 

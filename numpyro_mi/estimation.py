@@ -1,9 +1,12 @@
-"""From one term a draw to a mean, its standard error and a confidence limit."""
+"""From one term per draw to a mean, its standard error and a confidence limit; what a number of draws can certify."""
 
 from typing import NamedTuple
 
 import numpy as np
 
+PILOT_ROWS, PILOT_GROUP = 4096, 32
+"""Pilot draws of a variational bound, and how many of them are compared with one another."""
+_SCORED_SHARE, _PILOT_SHARE = 100.0, 10.0
 _CARRIED = 0.9
 _ROUNDING = 1e-5  # relative, of log-densities in single precision
 
@@ -86,3 +89,19 @@ def confidence_limit(terms: np.ndarray, side: int, level: float) -> float:
         inner = 1 - skewness * (quantile / np.sqrt(n) + skewness / (6 * n))
         corrected = -np.sqrt(n) * 3 / skewness * (np.cbrt(inner) - 1)
     return value + side * se * max(plain, corrected)
+
+
+def variational_limit(num_negatives: float, num_pilots: float) -> float:
+    """What a capped variational bound can certify at most, up to its sampling error, nats.
+
+    With a cap this far above the normaliser, one negative is at most 1 % of the sum over all that are scored, and
+    10 % of the sum over the pilots, so that either sum shows what the scores at the cap amount to.
+    """
+    return float(np.log(max(min(num_negatives / _SCORED_SHARE, num_pilots / _PILOT_SHARE), 1.0)))
+
+
+def num_pilot_negatives(num_rows: int) -> int:
+    """Independent pairs among pilot rows that are compared in groups."""
+    rows = min(num_rows, PILOT_ROWS)
+    size = max(min(PILOT_GROUP, rows), 1)
+    return rows // size * size * (size - 1)

@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 DROPPING_PROB = 0.95
 """At which a design is dropped at a look."""
 
+_LOWER_ALONE = (
+    "these are lower bounds alone: how far each gain lies above its bound is not known, and differs from design to "
+    "design, so that the design with the highest lower bound need not have the highest gain"
+)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class InformationGain:
     """Bounds on the expected information gain of several designs, with common random numbers, in nats.
+
+    With a method that has a lower side only, as for simulators without a likelihood, there are lower bounds and
+    intervals without an upper end. Nothing about which design is better follows from these.
 
     Attributes
     ----------
@@ -60,11 +68,16 @@ class InformationGain:
         """How often the designs are compared, the last evaluation included."""
         return len(self.looks) + 1
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether there are lower bounds alone."""
+        return any(result.upper_i is None for result in self.results)
+
     def to_frame(self, prob: float = 0.95) -> pd.DataFrame:
         """Table with one row a design: bounds with standard errors, intervals, and joint draws.
 
         The intervals hold for all designs together, at all looks, with probability `prob`: each is at level
-        `1 - (1 - prob) / (number of designs * number of looks)`, two-sided.
+        `1 - (1 - prob) / (number of designs * number of looks)`, two-sided. NaN where there is no upper bound.
         """
         import pandas as pd
 
@@ -73,7 +86,8 @@ class InformationGain:
         rows = []
         for result in self.results:
             low, high = result.interval(level)
-            found = {name: getattr(result, name) for name in names}
+            values = {name: getattr(result, name) for name in names}
+            found = {name: np.nan if value is None else value for name, value in values.items()}
             rows.append({**found, "low": low, "high": high, "num_samples": result.num_samples})
         return pd.DataFrame(rows).rename_axis("design")
 
@@ -83,8 +97,15 @@ class InformationGain:
         One row for each ordered pair: `lower`, `lower_se`, `upper`, `upper_se` in nats, and `low`, `high`, which
         hold for all pairs together, at all looks, with probability `prob`: each is at level
         `1 - (1 - prob) / (number of pairs * number of looks)`, two-sided, a pair and its reverse being one.
+
+        Raises
+        ------
+        ValueError
+            For lower bounds alone, whose differences do not bound those of the gains.
         """
         import pandas as pd
+
+        self._need_both_sides("differences")
 
         level = 1 - (1 - prob) / (self.num_designs * (self.num_designs - 1) / 2 * self.num_looks)
         rows = {}
@@ -106,7 +127,13 @@ class InformationGain:
         not the best is called separated with probability at most `1 - prob`. Designs that were dropped, which
         keeps to this at 0.95, are separated already up to that `prob`. Where an upper bound is infinite, the lower one
         takes the place of the midpoint.
+
+        Raises
+        ------
+        ValueError
+            For lower bounds alone, which do not say which design is best.
         """
+        self._need_both_sides("best")
         left = [i for i in range(len(self.results)) if i not in self.dropped]
         best = max(left, key=lambda i: self.results[i].middle)
         others = left if prob <= DROPPING_PROB else range(len(self.results))
@@ -115,6 +142,13 @@ class InformationGain:
             _lies_above(self.results[best], self.results[i], level) for i in others if i != best
         )
         return best, separated
+
+    def _need_both_sides(self, asked: str) -> None:
+        if self.one_sided:
+            raise ValueError(
+                f"{asked}() needs both sides, and {_LOWER_ALONE}. to_frame() has the bounds; to compare gains, give "
+                "the data a density (numpyro.sample) and use AIS()."
+            )
 
     def axis(self) -> tuple[str, np.ndarray | None]:
         """What the designs differ in: the name and the values of the one number that a design is, or None."""
@@ -126,7 +160,7 @@ class InformationGain:
         return name if isinstance(name, str) else "design", np.asarray(values, np.float64)
 
     def __repr__(self) -> str:
-        best, separated = self.best(0.95)
+        best, separated = (None, False) if self.one_sided else self.best(0.95)
         looks = " and looks" if self.looks else ""
         most = max(result.num_samples for result in self.results)
         title = f"Expected information gain {quantity(self.results[0])} of {self.num_designs} designs"
@@ -144,8 +178,11 @@ class InformationGain:
                 mark = "  dropped at a look"
             elif i in self.dropped:
                 mark = f"  dropped after {self.results[i].num_samples:,} draws"
-            lines.append(f"  {i:>6}  {number(row['lower']):>9} {number(row['upper']):>9}   {interval}{mark}")
+            upper = "-" if self.one_sided else number(row["upper"])
+            lines.append(f"  {i:>6}  {number(row['lower']):>9} {upper:>9}   {interval}{mark}")
         lines += self._remarks()
+        if best is None:
+            return "\n".join([*lines, f"  {_LOWER_ALONE}"])
         says = "is separated from all others" if separated else "is not separated from all others"
         lines.append(f"  design {best} has the highest bounds and {says} at 95%")
         return "\n".join(lines)

@@ -22,6 +22,7 @@ from numpyro_mi.evidence.independent_reverse import IR
 from numpyro_mi.keys import as_key
 from numpyro_mi.model import call_checks, integral_checks
 from numpyro_mi.model.densities import check_parameters_at, fixed_log_probs
+from numpyro_mi.model.observed import observed_data
 from numpyro_mi.model.trace import joint_model, latents_of
 from numpyro_mi.options import shown
 from numpyro_mi.report import number, number_lines
@@ -131,7 +132,8 @@ def evidence_bounds(
     data
         Name or names of the data sites.
     observed
-        Values of the data sites; None takes those that the model is called with, if there are any.
+        Values of the data sites, which must lie in their supports; None takes those that the model is called with, if
+        there are any. Cells that a mask of the model leaves out may hold anything.
     method
         As in `mi_bounds`, with a likelihood; None means `AIS()`.
     num_samples
@@ -164,10 +166,9 @@ def evidence_bounds(
     values = joint.observed_values()
     if observed is not None:
         values = call_checks.observed_values(observed, joint.traced, joint.data)
-    if values is not None:
-        values = joint.known(values)
-        if isinstance(method, AIS) and isinstance(method.scheme, IR):
-            integral_checks.refuse_sampler_on_observed()
+    values = None if values is None else observed_data(joint, values)
+    if isinstance(method, AIS) and isinstance(method.scheme, IR) and values is not None:
+        integral_checks.refuse_sampler_on_observed()
     require_likelihood(joint, method)
     if values is not None:
         check_parameters_at(joint, values)

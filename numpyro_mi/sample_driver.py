@@ -8,15 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.array_split import (
-    check_prior,
-    in_own_units,
-    refuse_fitted,
-    row_pairs,
-    split_rows,
-    staged_prior,
-    standardised,
-)
+from numpyro_mi.array_prior import check_prior, staged_prior
+from numpyro_mi.array_split import in_own_units, refuse_fitted, row_pairs, split_rows, standardised
 from numpyro_mi.bounds.base import DirectMethod, Scorer, Supply
 from numpyro_mi.driver import block_size
 from numpyro_mi.estimation import spoil
@@ -44,6 +37,8 @@ class RawTerms(NamedTuple):
         By stage.
     num_requested
         Terms asked for.
+    notes
+        What the checks have to say.
     """
 
     parts: dict[str, np.ndarray]
@@ -51,6 +46,12 @@ class RawTerms(NamedTuple):
     cost: dict[str, int]
     seconds: dict[str, float]
     num_requested: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_scored(self) -> int:
+        """Terms scored."""
+        return len(self.parts["lower"])
 
 
 class _Work(NamedTuple):
@@ -126,8 +127,7 @@ def run_on_arrays(
     training, pilots, scored = split_rows(len(z), method, rng_key)
     z_columns, x_columns = standardised(z, training), standardised(x, training)
     prior = None if log_prior is None else staged_prior(log_prior, z_columns)
-    if prior is not None:
-        check_prior(prior, z_columns, np.concatenate([training, pilots]))
+    notes = () if prior is None else check_prior(prior, z_columns, np.concatenate([training, pilots]))
     watch, (num_terms, num_rows) = Stopwatch(), scored.shape
     size, chains_key = block_size(num_terms, method.num_particles), role_key(rng_key, Role.CHAINS)
     # The last block is filled up with its own rows: a compiled program takes one shape only.
@@ -153,7 +153,8 @@ def run_on_arrays(
         log_prior=prior,
     )
     with Progress(-(-num_terms // size), progress_bar) as progress:
-        return _fit_and_score(in_own_units(method, z_columns, x_columns), supply, work, rng_key, progress, watch)
+        run = _fit_and_score(in_own_units(method, z_columns, x_columns), supply, work, rng_key, progress, watch)
+    return run._replace(notes=notes)
 
 
 def _fit_and_score(

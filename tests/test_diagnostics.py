@@ -27,8 +27,10 @@ from numpyro_mi import (
     mi_bounds,
     tasks,
 )
-from numpyro_mi.bounds.contrastive import cap_and_normaliser
+from numpyro_mi.bounds.contrastive import MINEScorer, cap_and_normaliser
+from numpyro_mi.critics import FixedCritic
 from numpyro_mi.diagnostics import method_warnings
+from numpyro_mi.estimation import PILOT_ROWS, num_pilot_negatives, variational_limit
 from numpyro_mi.report import warnings_of
 
 pytestmark = pytest.mark.compile_fast
@@ -223,7 +225,20 @@ def test_negatives_are_those_that_were_scored():
     """A block of K rows of arrays has K (K - 1) of them."""
     result = linear10(MINE(density_ratio), 200)
     arrays = dataclasses.replace(result, cost={**result.cost, "scored_negatives": 76_000})
-    assert "no bound of this kind from 76,000 negatives can certify much more than 6.63" in method_warnings(arrays)[0]
+    expected = "no bound of this kind from 76,000 negatives and 126,976 in pilots can certify much more than 6.63"
+    assert expected in method_warnings(arrays)[0]
+
+
+def test_pilots_limit_what_any_number_of_negatives_can_certify():
+    """A tenth of the pilots' number is where the cap is, and what the warning says of arrays and of models."""
+    result = linear10(MINE(density_ratio), 200)
+    for rows, limit in ((None, "9.45"), (1000, "8.03")):  # 4,096 rows in groups of 32, or 31 groups of them
+        cost = {**result.cost, "scored_negatives": 10**9, **({} if rows is None else {"pilot_rows": rows})}
+        text = method_warnings(dataclasses.replace(result, cost=cost))[0]
+        assert f"can certify much more than {limit} nats" in text
+        pilots = np.random.default_rng(0).normal(0, 6, num_pilot_negatives(PILOT_ROWS if rows is None else rows))
+        cap, log_normaliser = cap_and_normaliser(pilots, 10**9)
+        assert f"{cap - log_normaliser:.2f}" == limit
 
 
 QUIET = [IWAE(num_particles=100), BarberAgakov(), StructuredInfoNCE(100), MINE(lambda x, z: x[0] * z[0] / 5, 50)]
@@ -240,7 +255,7 @@ def test_the_cap_solves_its_equation():
     cap, log_normaliser = cap_and_normaliser(scores, 10_000)
     assert np.log(np.exp(np.minimum(scores, cap)).mean()) == pytest.approx(log_normaliser)
     assert cap - log_normaliser == pytest.approx(np.log(100), abs=1e-6)
-    assert cap_and_normaliser(np.zeros(100), 10_000) == (np.inf, 0.0)
+    assert cap_and_normaliser(np.zeros(10_000), 10_000) == pytest.approx((np.log(100), 0.0))
 
 
 def rarely(count, num_samples=1000, noise=0.0):
@@ -339,3 +354,18 @@ def test_a_rare_label_of_continuous_data():
 
     result = mi_bounds(model, "z", "x", num_samples=100)
     assert re.search(r"\d of 100 terms of both bounds carr(y|ies) 90%", warnings_of(result)[0])
+
+
+@pytest.mark.parametrize("count", [20_000, 12_600_000, 12_800_000, 10**10])
+def test_rare_scores_do_not_spoil_or_make_a_bound(count):
+    """Scores of 40 nats that the pilots never see: of own pairs they claim the limit, of one negative they cost little.
+
+    Without a cap the first would be a claim of 40 nats, and the second a bound of minus e^40 / 21.
+    """
+    cap, log_normaliser = cap_and_normaliser(np.zeros(126_976), count)
+    scorer = MINEScorer(FixedCritic(lambda x, z: 40.0 * (x[0] == z[0])), jnp.asarray(cap), jnp.asarray(log_normaliser))
+    u = jnp.arange(21.0)[:, None]
+    own = scorer.terms(u, jnp.zeros((1, 1)), None)["lower"]
+    assert own == pytest.approx(variational_limit(count, 126_976), abs=1e-4) and own < 9.5
+    other = scorer.terms(u.at[0].set(-1.0), jnp.ones((1, 1)), None)["lower"]
+    assert other == pytest.approx(1 - (19 + np.exp(own)) / 20, rel=1e-4) and other > -1000

@@ -143,10 +143,10 @@ def variational_runs(normal, capped):
     pilot_x, pilot_u = normal.draw(pilot_key, (NUM_RUNS, NUM_PILOTS), 1)
     critic = normal.critic()
     pilots = np.asarray(jax.vmap(jax.vmap(critic.score))(pilot_x[:, :, 0], pilot_u[:, :, 1]))
-    # No cap comes into play where any number of negatives is to be scored.
-    count = NUM_TERMS * NUM_NEGATIVES if capped else 1e12
-    cap, log_normaliser = np.transpose([cap_and_normaliser(row, count) for row in pilots])
-    assert capped or np.isinf(cap).all()
+    if capped:
+        cap, log_normaliser = np.transpose([cap_and_normaliser(row, NUM_TERMS * NUM_NEGATIVES) for row in pilots])
+    else:
+        cap, log_normaliser = np.full(NUM_RUNS, np.inf), logsumexp(pilots, axis=1) - np.log(NUM_PILOTS)
     scorers = MINEScorer(critic, jnp.asarray(cap), jnp.asarray(log_normaliser))
     return {name: np.asarray(value) for name, value in jax.vmap(terms_of)(scorers, x, u).items()}
 

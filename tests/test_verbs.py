@@ -250,10 +250,73 @@ class TestDesigns:
         with pytest.raises(error, match=match):
             expected_information_gain(ab_test, {"design": designs([4, 5])}, "w", "x", looks=looks)
 
-    def test_needs_both_sides(self):
-        method, passed = InfoNCE(lambda x, z: -x @ x, num_particles=5), {"design": designs([4, 5])}
-        with pytest.raises(ValueError, match="needs both sides"):
-            expected_information_gain(ab_test, passed, "w", "x", method=method, num_samples=10, **QUIET)
+
+def simulator(dose, x=None):
+    z = numpyro.sample("z", dist.Normal(0, 1))
+    numpyro.deterministic("x", dose * z + jax.random.normal(numpyro.prng_key()))
+
+
+DOSES = np.array([0.5, 1.0, 2.0])
+
+
+def near(x, z):
+    return -0.5 * (x[0] - z[0]) ** 2
+
+
+@pytest.fixture(scope="module")
+def lower_gain():
+    options = {"method": InfoNCE(near, num_particles=100), "num_samples": 400, **QUIET}
+    return expected_information_gain(simulator, {"dose": DOSES}, "z", "x", **options)
+
+
+class TestLowerSideAlone:
+    """Simulators without a likelihood: what each design gains at least, and not which is best."""
+
+    TRUTHS = 0.5 * np.log(1 + DOSES**2)
+
+    def test_bounds(self, lower_gain):
+        frame = lower_gain.to_frame(0.99)
+        assert lower_gain.one_sided and frame["upper"].isna().all() and np.isposinf(frame["high"]).all()
+        assert (frame["low"] <= self.TRUTHS).all() and (frame["lower"] <= self.TRUTHS + 4 * frame["lower_se"]).all()
+        assert frame.loc[1, "lower"] > 0.7 * self.TRUTHS[1] and lower_gain.num_programs == 1
+
+    def test_no_design_is_best(self, lower_gain):
+        with pytest.raises(ValueError, match="best.. needs both sides, and these are lower bounds alone"):
+            lower_gain.best()
+        with pytest.raises(ValueError, match="differences.. needs both sides.*give the data a density"):
+            lower_gain.differences()
+        text = repr(lower_gain)
+        assert "  best" not in text and "dropped" not in text and " is separated" not in text
+        assert text.splitlines()[-1].strip().startswith("these are lower bounds alone")
+
+    def test_the_same_as_alone(self, lower_gain):
+        alone = mi_bounds(
+            simulator,
+            "z",
+            "x",
+            method=InfoNCE(near, num_particles=100),
+            num_samples=400,
+            model_args=(jnp.asarray(1.0),),
+            **QUIET,
+        )
+        np.testing.assert_allclose(lower_gain.results[1].lower_i, alone.lower_i, rtol=1e-4, atol=1e-4)
+
+    def test_plot(self, lower_gain):
+        from numpyro_mi import plot_information_gain
+
+        plot_information_gain(lower_gain, backend="none")
+
+    def test_refusals_end_the_search(self):
+        passed = {"dose": DOSES}
+        with pytest.raises(ValueError, match="looks=.200,. drop designs.*MINEAIS has no upper bound: leave looks out"):
+            expected_information_gain(simulator, passed, "z", "x", looks=(200,), **QUIET)
+        with pytest.raises(ValueError, match="AIS evaluates the density of every site, but that of 'x' does not exist"):
+            expected_information_gain(simulator, passed, "z", "x", method=AIS(), **QUIET)
+
+    @pytest.mark.slow
+    def test_the_default(self):
+        gain = expected_information_gain(simulator, {"dose": DOSES}, "z", "x", num_samples=300, **QUIET)
+        assert (gain.to_frame(0.99)["low"] <= self.TRUTHS).all() and "by MINEAIS()" in repr(gain)
 
 
 COUNTS, LOOKS = (0, 2, 4, 5), (120, 300)

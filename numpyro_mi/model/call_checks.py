@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
+from numpyro_mi.labels import refuse_reordered
 from numpyro_mi.model.checks import close, listed, short
 from numpyro_mi.model.sites import Site
 
@@ -26,6 +26,8 @@ def arguments(
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a dict by {holds} name, got {type(value).__name__}.")
     args, kwargs = tuple(args), dict(kwargs or {})
+    named = {f"model_args[{i}]": value for i, value in enumerate(args)}
+    refuse_reordered({**named, **{f"model_kwargs[{name!r}]": value for name, value in kwargs.items()}})
     try:
         signature = inspect.signature(model)
     except (TypeError, ValueError):
@@ -43,12 +45,13 @@ def arguments(
 
 def observed_values(
     observed: Mapping[str, Any], sites: Mapping[str, Site], data: Sequence[str]
-) -> dict[str, jax.Array]:
-    """Normalise values of the data sites."""
+) -> dict[str, np.ndarray]:
+    """Values of the data sites by name, each of the shape of one draw."""
     if not isinstance(observed, Mapping) or set(observed) != set(data):
         got = sorted(observed) if isinstance(observed, Mapping) else type(observed).__name__
         raise ValueError(f"observed must map each data site to its value: {listed(sorted(data))}, got {got}.")
-    found = {name: jnp.asarray(value) for name, value in observed.items()}
+    refuse_reordered({f"observed[{name!r}]": value for name, value in observed.items()})
+    found = {name: np.asarray(value) if not np.ma.isMaskedArray(value) else value for name, value in observed.items()}
     for name, value in found.items():
         if value.shape != sites[name].drawn:
             raise ValueError(

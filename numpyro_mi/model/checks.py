@@ -65,13 +65,13 @@ def fixed_values(given: Mapping[str, Any]) -> dict[str, jax.Array]:
     return found
 
 
-def inside(names: Sequence[str], fixed: Mapping[str, jax.Array]) -> None:
-    """Refuse values that are held outside the supports of their sites."""
-    if names:
-        value = short(np.asarray(fixed[names[0]]).tolist())
-        raise ValueError(
-            f"given holds site {names[0]!r} at {value}, which is outside the support of its distribution in the model: "
-            "pass a value that the site can have."
+def inside(name: str, value: jax.Array, outside: np.ndarray) -> None:
+    """Refuse a value that is held outside the support of its site; called inside the model, before it is used."""
+    if outside.any():
+        entries = f" ({int(outside.sum()):,} of {outside.size:,} entries)" if outside.size > 1 else ""
+        raise _Refusal(
+            f"given holds site {name!r} at {short(np.asarray(value).tolist())}, which is outside the support of its "
+            f"distribution in the model{entries}: pass a value that the site can have."
         )
 
 
@@ -234,12 +234,19 @@ def no_own_keys(names: Sequence[str]) -> None:
 def value_shapes(sites: Mapping[str, Site]) -> None:
     """Refuse values that hold more than one draw of their site."""
     for name, site in sites.items():
-        if site.observed and np.broadcast_shapes(site.value.shape, site.drawn) != site.drawn:
+        if site.observed and not _broadcasts(site.value.shape, site.drawn):
             raise ValueError(
                 f"site {name!r} is given values of shape {site.value.shape}, but one draw of it has shape "
                 f"{site.drawn}, and that is what would be simulated: put the site in a numpyro.plate of the right "
                 "size, or expand its distribution."
             )
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
 
 
 def drawn(fixed: Sequence[str]) -> None:

@@ -112,8 +112,8 @@ def needs_likelihood(names: Sequence[str], method: str) -> NoReturn:
         f"{method} evaluates the density of every site, but that of {listed(names)} does not exist: the site is "
         "deterministic, has a distribution without log_prob, or depends on random numbers that are no site of the "
         "model (from numpyro.prng_key(), a dropout layer, or a site that is hidden by handlers.block or renamed by "
-        "handlers.scope around a scan). Draw them with numpyro.sample, or use a method that needs no likelihood: "
-        "MINEAIS(), GIWAE(), InfoNCE()."
+        "handlers.scope around a scan). Draw them with numpyro.sample, or use a method that needs no likelihood, which "
+        "mi_bounds, compare and expected_information_gain take: MINEAIS(), GIWAE(), InfoNCE()."
     )
 
 

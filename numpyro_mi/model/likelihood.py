@@ -11,6 +11,7 @@ from jax import random
 from numpyro import handlers
 
 from numpyro_mi.decomposition import ancestors
+from numpyro_mi.labels import orders
 from numpyro_mi.model.checks import close, listed
 from numpyro_mi.model.parameters import Verdict, verdict
 from numpyro_mi.model.staging import Staged, stage
@@ -132,7 +133,12 @@ def posterior_arrays(model: JointModel, samples: Any) -> dict[str, jax.Array]:
             f"posterior_samples holds {listed(others)}, and latent is {listed(model.latent)}"
             f"{close(others[0], model.latent)}: pass the draws of the latents alone, {restricted}."
         )
-    arrays = {name: _array(model, name, samples[name]) for name in model.latent}
+    named = {f"posterior_samples[{name!r}]": samples[name] for name in model.latent}
+    order = orders(named)
+    arrays = {
+        name: _array(model, name, value if what not in order else np.asarray(value)[order[what]])
+        for name, (what, value) in zip(model.latent, named.items(), strict=True)
+    }
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import constraints, transforms
 from numpyro.distributions.distribution import (
     Distribution,
@@ -201,14 +202,49 @@ def bounds_of(support: Any) -> tuple[Any, Any]:
     return getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
 
 
-def outside(fn: Distribution, value: jax.Array) -> bool:
-    """Whether a value that is held is outside the support, as far as that is known without other sites."""
-    if fn.support is None or _traced(jax.tree.leaves(fn.support)):
-        return False
+def outside(fn: Distribution, value: jax.Array) -> np.ndarray:
+    """Which entries of a value that is held are outside the support, as far as that is known without other sites."""
     with jax.ensure_compile_time_eval():
-        if _traced([kept_cells(fn)]):
-            return False
-        return not bool(jnp.all(fn.support(known_value({"type": "sample", "fn": fn, "value": value}))))
+        found = off_support(fn, value, not _traced(jax.tree.leaves(fn.support)))
+    return np.zeros((), bool) if _traced([found]) else np.asarray(found)
+
+
+def off_support(fn: Distribution, value: jax.Array, bounded: bool = True) -> jax.Array:
+    """Which entries of a value its distribution cannot draw; those that a mask leaves out are never among them.
+
+    Without `bounded`, only what is no finite number, or not whole where the distribution is discrete. Entries are
+    those of vectors too, unless their support is one of whole vectors, such as the simplex.
+    """
+    support, value = fn.support, jnp.asarray(value)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    entries = jnp.ndim(value) - getattr(support, "event_dim", 0)
+
+    def by_entry(found: jax.Array) -> jax.Array:
+        return found.any(tuple(range(entries, found.ndim)))
+
+    found = by_entry(~jnp.isfinite(value))
+    if getattr(support, "is_discrete", False):
+        found |= by_entry(value != jnp.floor(value))
+    if bounded and support is not None:
+        with contextlib.suppress(NotImplementedError):
+            found = found | ~jnp.asarray(_holds(support, value))
+    kept = kept_cells(fn)
+    if kept is not None:
+        found = found & (by_entry(jnp.broadcast_to(kept, jnp.shape(value))))
+    return found
+
+
+def _holds(support: Any, value: jax.Array) -> jax.Array:
+    """Whether a support holds a value, or one that rounds to it."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return support(value)
+    room = 2 * _ROUNDING * jnp.finfo(value.dtype).eps
+    if isinstance(support, type(constraints.simplex)):
+        total = value.sum(-1, keepdims=True)
+        near = jnp.abs(total - 1) < 1e-6 + room * value.shape[-1]
+        return support(jnp.where(near, value / total, value))
+    return support(value) | support(value * (1 - room)) | support(value * (1 + room))
 
 
 def _traced(values: list) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jax import random
 from numpyro import handlers
@@ -25,7 +26,7 @@ from numpyro_mi.model import (
 from numpyro_mi.model.repetition import ForwardScans, changing
 from numpyro_mi.model.sites import Site, site, unwrapped
 from numpyro_mi.model.staging import depends_on, repeated_outputs
-from numpyro_mi.model.support import kept_cells, known_value, outside, site_log_probs
+from numpyro_mi.model.support import kept_cells, outside, site_log_probs
 
 Values = dict[str, Any]
 
@@ -91,12 +92,7 @@ class JointModel:
             return None
         trace = handlers.trace(handlers.seed(self.run, 0)).get_trace()
         shapes = {name: self.traced[name].drawn for name in self.data}
-        return {name: jnp.broadcast_to(jnp.asarray(trace[name]["value"]), shapes[name]) for name in self.data}
-
-    def known(self, values: Values) -> Values:
-        """Values of sites as far as masks keep them, and a constant in the other cells; see `known_value`."""
-        trace = handlers.trace(self.held_at(values)).get_trace()
-        return {name: known_value(trace[name]) for name in values}
+        return {name: np.broadcast_to(np.asarray(trace[name]["value"]), shapes[name]) for name in self.data}
 
     def held_at(self, values: Values, rng_key: jax.Array | int = 0) -> Callable[[], Any]:
         """The model with sites held at given values; what is asked of it never depends on the key."""
@@ -131,7 +127,7 @@ def joint_model(
         split = elements.SplitSites(model, cells) if cells else model
         ending = handlers.condition(split, condition_fn=_with_draws_that_end)
         run = partial(handlers.substitute(ending, data=params), *args, **kwargs)
-        return handlers.condition(run, data=fixed) if fixed else run
+        return handlers.condition(run, condition_fn=partial(_hold, fixed, {})) if fixed else run
 
     cells: dict[str, dict[str, elements.Index]] = {}
     run = bound(model, args, kwargs)
@@ -151,7 +147,6 @@ def joint_model(
     given_values.check(sources)
     asked = frozenset(groups["latent"] + groups["data"] + groups["given"])
     checks.value_shapes({name: traced[name] for name in asked})
-    checks.inside(_held_outside(run, fixed), fixed)
     draft = JointModel(
         run=run,
         latent=groups["latent"],
@@ -230,6 +225,20 @@ def _draw(simulated: frozenset[str], msg: dict) -> jax.Array | None:
     return None
 
 
+def _hold(fixed: Mapping[str, Any], seen: Values, msg: dict) -> jax.Array | None:
+    """The value that a site is held at, in the type of its draws; refused where the site cannot have it."""
+    if msg["type"] != "sample" or msg["name"] not in fixed:
+        return None
+    name, fn = msg["name"], msg["fn"]
+    if name not in seen:
+        if jnp.shape(fixed[name]) in ((), (*msg["kwargs"]["sample_shape"], *fn.shape())):  # others are refused later
+            checks.inside(name, fixed[name], outside(fn, fixed[name]))
+        drawn = jax.eval_shape(lambda rng_key: fn(rng_key=rng_key), random.key(0))
+        with jax.ensure_compile_time_eval():
+            seen[name] = jnp.asarray(fixed[name], drawn.dtype)
+    return seen[name]
+
+
 def _trace(run: Callable, simulated: frozenset[str], rng_key: jax.Array) -> dict[str, dict]:
     """Trace with the sites in `simulated` drawn whether or not they are given a value."""
     model = handlers.condition(run, condition_fn=partial(_draw, simulated))
@@ -248,20 +257,6 @@ def _abstract_trace(run: Callable) -> dict[str, Site]:
         jax.eval_shape(record, random.key(0))
         drawn = frozenset(name for name, own in found.items() if own.kind == "sample")
         return harmless.settled(found, lambda rng_key: _trace(run, drawn, rng_key))
-
-
-def _held_outside(run: Callable, fixed: Mapping[str, Any]) -> list[str]:
-    """Sites that are held at values which they cannot have."""
-    found: list[str] = []
-
-    def record(rng_key):
-        trace = _trace(run, frozenset(), rng_key)
-        found.extend(name for name, value in fixed.items() if outside(trace[name]["fn"], value))
-
-    if fixed:
-        with checks.model_errors():
-            jax.eval_shape(record, random.key(0))
-    return found
 
 
 def _parameter_use(model: JointModel) -> tuple[frozenset[str], frozenset[str]]:

@@ -47,7 +47,7 @@ def plot_information_gain(
     intervals, which hold for all designs together with probability `prob`, are shaded: as one band where
     a design is a single number, which is then the horizontal axis, and as a bar a design where it is not.
     An interval without an end runs to the edge of the plot, and says so. A dashed line marks the design
-    with the highest bounds.
+    with the highest bounds, unless there are lower bounds alone, which do not say which design is best.
 
     Parameters
     ----------
@@ -77,15 +77,21 @@ def plot_information_gain(
     curve = _curve(gain, prob)
     canvas = make_canvas(scalar(0.0), plot_collection, backend, (WIDTH, _HEIGHT), visuals, _VISUALS, pc_kwargs)
     _draw(canvas, curve)
+    lower = {"color": "C0", "marker": canvas.up, "linestyle": "none"}
+    interval = {f"{100 * prob:.4g}% interval, all designs together": {"color": "B2", "width": 8, "alpha": _SHADE}}
+    if curve.best is None:
+        canvas.legend({"lower bound (no upper one, so no best design)": lower, **interval})
+        return canvas.collection
     design, separated = gain.best(prob)
     place = f"{curve.label}{' =' if curve.continuous else ''} {curve.x[design]:.4g}"
-    shade = {"color": "B2", "width": 8, "alpha": _SHADE}
+    best = {"color": "B1", "width": 1.2, "linestyle": "C1"}
+    upper = {"color": "C1", "marker": canvas.down, "linestyle": "none"}
     canvas.legend(
         {
-            "upper bound": {"color": "C1", "marker": canvas.down, "linestyle": "none"},
-            "lower bound": {"color": "C0", "marker": canvas.up, "linestyle": "none"},
-            f"{100 * prob:.4g}% interval, all designs together": shade,
-            f"best: {place}, {'' if separated else 'not '}separated": {"color": "B1", "width": 1.2, "linestyle": "C1"},
+            "upper bound": upper,
+            "lower bound": lower,
+            **interval,
+            f"best: {place}, {'' if separated else 'not '}separated": best,
         }
     )
     return canvas.collection
@@ -99,7 +105,7 @@ class _Curve(NamedTuple):
     continuous: bool
     bounds: np.ndarray
     interval: np.ndarray
-    best: int
+    best: int | None
 
     def edges(self) -> np.ndarray:
         """Limits of the vertical axis, with room for intervals without an end."""
@@ -117,7 +123,8 @@ def _curve(gain: InformationGain, prob: float) -> _Curve:
     name, values = gain.axis()
     bounds = frame[["lower", "upper"]].to_numpy(np.float64)
     x = np.arange(count, dtype=float) if values is None else values[:count]
-    return _Curve(x, name, values is not None, bounds, frame[["low", "high"]].to_numpy(np.float64), gain.best(prob)[0])
+    best = None if gain.one_sided else gain.best(prob)[0]
+    return _Curve(x, name, values is not None, bounds, frame[["low", "high"]].to_numpy(np.float64), best)
 
 
 def _draw(canvas: Canvas, curve: _Curve) -> None:
@@ -126,7 +133,8 @@ def _draw(canvas: Canvas, curve: _Curve) -> None:
     edges = curve.edges()
     low, high = np.clip(curve.interval, *edges).T
     width = np.ptp(curve.x) / max(len(curve.x) - 1, 1) or 1.0
-    canvas.draw("best", visuals.vline, scalar(curve.x[curve.best]), color="B1", width=1.2, linestyle="C1")
+    if curve.best is not None:
+        canvas.draw("best", visuals.vline, scalar(curve.x[curve.best]), color="B1", width=1.2, linestyle="C1")
     if curve.continuous:
         order = np.argsort(curve.x)
         shape = {"x": curve.x[order], "y_bottom": low[order], "y_top": high[order]}
