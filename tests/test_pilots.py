@@ -322,4 +322,3 @@ class TestLoops:
         error = information.std() / np.sqrt(2000)
         low, high = result.interval(0.99)
         assert low < information.mean() + 3 * error and high > information.mean() - 3 * error
-        assert result.gap < 0.05
