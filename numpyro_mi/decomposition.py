@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from numpyro_mi.model import integral_checks
-from numpyro_mi.model.trace import JointModel
+from numpyro_mi.model.joint_model import JointModel
 
 PieceKey = tuple[tuple[str, ...], tuple[str, ...]]
 """What makes two log-marginals the same: the sites integrated out, and the factors."""

@@ -24,9 +24,10 @@ from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.integrals import ModelIntegral
 from numpyro_mi.keys import Role, as_key, role_key
 from numpyro_mi.model.densities import flatten, stage_model
+from numpyro_mi.model.joint_model import JointModel
 from numpyro_mi.model.pathwise import AtDesign, called_with, check_smooth, differentiable_in_design
 from numpyro_mi.model.staging import Staged, stage
-from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.model.trace import joint_model
 from numpyro_mi.options import shown
 from numpyro_mi.planning import fit_guides
 from numpyro_mi.preflight import preflight

@@ -24,9 +24,10 @@ from numpyro_mi.gains import InformationGain, worse
 from numpyro_mi.keys import as_key
 from numpyro_mi.model.checks import ModelError
 from numpyro_mi.model.integral_checks import given_needs_likelihood
+from numpyro_mi.model.joint_model import JointModel
 from numpyro_mi.model.samples import StagedSamples, stage_samples
 from numpyro_mi.model.told import is_concretisation
-from numpyro_mi.model.trace import JointModel, joint_model
+from numpyro_mi.model.trace import joint_model
 from numpyro_mi.options import shown
 from numpyro_mi.posterior_gain import PosteriorGain, posterior_gains
 from numpyro_mi.results import MIBounds

@@ -17,7 +17,8 @@ from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.keys import as_key
 from numpyro_mi.model.elements import bases_of, elements_of, parts_of, split_one
-from numpyro_mi.model.trace import JointModel, joint_model, latents_of, traced_sites
+from numpyro_mi.model.joint_model import JointModel
+from numpyro_mi.model.trace import joint_model, latents_of, traced_sites
 from numpyro_mi.options import shown
 from numpyro_mi.results import MIBounds
 from numpyro_mi.rows import Rows, require_likelihood

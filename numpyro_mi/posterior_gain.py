@@ -26,8 +26,8 @@ from numpyro_mi.keys import Role, key_record, role_key
 from numpyro_mi.laws import Differences
 from numpyro_mi.model import parameters
 from numpyro_mi.model.integral_checks import needs_likelihood
+from numpyro_mi.model.joint_model import JointModel, Values
 from numpyro_mi.model.likelihood import Likelihood, check_likelihood, posterior_arrays, stage_likelihood
-from numpyro_mi.model.trace import JointModel, Values
 from numpyro_mi.options import shown
 from numpyro_mi.progress import Progress
 from numpyro_mi.results import MIBounds

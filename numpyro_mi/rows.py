@@ -19,7 +19,7 @@ from numpyro_mi.keys import Role, key_record, role_key
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.densities import StagedModel, stage_model
 from numpyro_mi.model.exact import ExactTable, ExactTerms, exact_tables
-from numpyro_mi.model.trace import JointModel
+from numpyro_mi.model.joint_model import JointModel
 from numpyro_mi.preflight import preflight
 from numpyro_mi.progress import Progress
 from numpyro_mi.results import MIBounds

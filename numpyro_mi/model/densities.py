@@ -20,6 +20,7 @@ from numpyro.distributions import biject_to
 from numpyro_mi.decomposition import Decomposition, LogMarginal, PieceKey
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.coordinates import STANDARDISED, standardise
+from numpyro_mi.model.joint_model import JointModel, Values
 from numpyro_mi.model.laws import Laws, stage_laws
 from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.parameters import Verdict, check_observed, spoil, verdict
@@ -27,7 +28,6 @@ from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
 from numpyro_mi.model.told import blamed_on
-from numpyro_mi.model.trace import JointModel, Values
 from numpyro_mi.targets import AnnealedTarget
 
 Shapes = tuple[tuple[str, jax.ShapeDtypeStruct], ...]

@@ -17,10 +17,10 @@ from jax import random
 from numpyro import handlers
 
 from numpyro_mi.decomposition import Decomposition, PieceKey, ancestors, joint_law
+from numpyro_mi.model.joint_model import JointModel, Values
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import site_log_probs
-from numpyro_mi.model.trace import JointModel, Values
 
 MOST_CONFIGURATIONS = 16_384
 """The largest table."""

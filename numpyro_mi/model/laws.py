@@ -13,10 +13,10 @@ from numpyro import handlers
 from numpyro_mi.identities import acceptance, balance, drift
 from numpyro_mi.model.conditionals import Terms, checkable, is_own, terms
 from numpyro_mi.model.coordinates import substitute_points
+from numpyro_mi.model.joint_model import JointModel, Values
 from numpyro_mi.model.pieces import Misreading, Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import site_log_prob_tables
-from numpyro_mi.model.trace import JointModel, Values
 
 
 class Moved(NamedTuple):

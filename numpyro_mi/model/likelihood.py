@@ -13,10 +13,10 @@ from numpyro import handlers
 from numpyro_mi.decomposition import ancestors
 from numpyro_mi.labels import orders
 from numpyro_mi.model.checks import close, listed
+from numpyro_mi.model.joint_model import JointModel, Values
 from numpyro_mi.model.parameters import Verdict, verdict
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import known_value, site_log_probs
-from numpyro_mi.model.trace import JointModel, Values
 
 _FEWEST_SAMPLES = 200
 

@@ -11,9 +11,9 @@ from numpyro import handlers
 
 from numpyro_mi.model import checks
 from numpyro_mi.model.checks import short
+from numpyro_mi.model.joint_model import JointModel, Values
 from numpyro_mi.model.staging import depends_on
 from numpyro_mi.model.support import kept_cells, known_value, off_support
-from numpyro_mi.model.trace import JointModel, Values
 
 
 def observed_data(model: JointModel, values: Mapping[str, Any]) -> Values:

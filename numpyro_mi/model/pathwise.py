@@ -11,11 +11,11 @@ from jax import random
 from numpyro.distributions.distribution import Distribution, TransformedDistribution
 
 from numpyro_mi.model.checks import ModelError, listed
+from numpyro_mi.model.joint_model import JointModel
 from numpyro_mi.model.sites import ingredients, unwrapped
 from numpyro_mi.model.staging import depends_on
 from numpyro_mi.model.support import bounds_of, kept_cells
 from numpyro_mi.model.told import plain
-from numpyro_mi.model.trace import JointModel
 
 _DESIGN, _KEY = "<design>", "<rng_key>"  # no site is named like this
 

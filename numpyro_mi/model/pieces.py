@@ -12,12 +12,12 @@ from numpyro import handlers
 from numpyro_mi.decomposition import LogMarginal
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.coordinates import STANDARDISED, frame, substitute_points, unstandardised
+from numpyro_mi.model.joint_model import JointModel, Values
 from numpyro_mi.model.logits import is_beta
 from numpyro_mi.model.staging import depends_on
 from numpyro_mi.model.sum_plans import layouts, plan
 from numpyro_mi.model.sums import Layout, Sum, Tables
 from numpyro_mi.model.support import JACOBIAN, site_log_prob_tables, site_log_probs
-from numpyro_mi.model.trace import JointModel, Values
 
 _ROUNDING, _SMALL = 1e-5, 1e-4  # of an element's log-density, relative and in nats
 

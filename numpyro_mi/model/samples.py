@@ -14,11 +14,11 @@ from numpyro.infer.util import _unconstrain_reparam
 
 from numpyro_mi.model import integral_checks
 from numpyro_mi.model.densities import features, flatten
+from numpyro_mi.model.joint_model import JointModel, Values
 from numpyro_mi.model.logits import drawn_point
 from numpyro_mi.model.parameters import Verdict, verdict
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import JACOBIAN, known_value, site_log_probs
-from numpyro_mi.model.trace import JointModel, Values
 
 
 class Sample(NamedTuple):
