@@ -51,6 +51,7 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
         first = draws if first is None else first
         invalid.append(draws.invalid)
         for name, value in draws.log_probs.items():
+            _count(counts, ("draw", name), draws.values[name])
             _count(counts, ("log-density", name), value)
             drift.add(name, draws.drift[name], value)
         # A site that several integrals integrate out has one value.
@@ -60,7 +61,8 @@ def preflight(staged: StagedModel, rng_key: jax.Array) -> JointDraw:
         laws.add(draws, jax.random.fold_in(law_key, start))
         differences.append(_posterior_differences(staged, draws, jax.random.fold_in(sampler_key, start)))
     assert first is not None
-    parameters.check(invalid, staged.parents)
+    overflowing = [name for (what, name), bad in counts.items() if what == "draw" and bad > _NUM_DRAWS / 1000]
+    parameters.check(invalid, staged.parents, overflowing)
     drift.check()
     laws.check_sums()
     _check_finite(counts, _NUM_DRAWS, first.values)

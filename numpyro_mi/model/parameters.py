@@ -86,10 +86,21 @@ def with_flaw(site: Site, msg: Mapping[str, Any]) -> Site:
     return site
 
 
-def check(blocks: Sequence[Mapping[str, Verdict]], parents: Mapping[str, Collection[str]]) -> None:
+def check(
+    blocks: Sequence[Mapping[str, Verdict]],
+    parents: Mapping[str, Collection[str]],
+    overflowing: Collection[str] = (),
+) -> None:
     """Refuse a model with parameters that their distributions do not allow, at draws of its own.
 
-    `blocks` are the verdicts of blocks of draws, by site.
+    Parameters
+    ----------
+    blocks
+        Verdicts of blocks of draws, by site.
+    parents
+        By site, the sites that its distribution is computed from.
+    overflowing
+        Sites with draws that are infinite or NaN themselves: what is computed from these is not at fault.
 
     Raises
     ------
@@ -97,7 +108,7 @@ def check(blocks: Sequence[Mapping[str, Verdict]], parents: Mapping[str, Collect
         Naming the site, the parameter and the sites that it may be computed from.
     """
     for name, found in blocks[0].items():
-        for requirement in sorted(found):
+        for requirement in sorted(found) if not set(overflowing) & set(parents[name]) else ():
             codes = np.concatenate([np.asarray(block[name][requirement]) for block in blocks])
             outside, wrong = int((codes == OUTSIDE).sum()), int((codes != INSIDE).sum())
             if outside or wrong > len(codes) / 1000:
