@@ -337,7 +337,7 @@ def test_a_chain_is_summed_over_its_hidden_states():
 
 
 def test_values_that_are_held_in_the_wrong_place():
-    """All probabilities sum to one here; draws show it."""
+    """All probabilities sum to one here, and still it is refused."""
 
     def model(x=None):
         def step(before, value):
@@ -347,7 +347,7 @@ def test_values_that_are_held_in_the_wrong_place():
 
         scan(step, jnp.zeros((), jnp.result_type(int)), x, length=3, reverse=True)
 
-    with pytest.raises(ValueError, match="not the same where the model draws it and where it is held"):
+    with pytest.raises(ValueError, match="inside scan.*reverse=True.*scan forwards over the flipped sequence"):
         mi_bounds(model, "h", "x", progress_bar=False)
 
 

@@ -90,10 +90,15 @@ def stage_laws(model: JointModel, pieces: Sequence[Piece], values: Values, point
     change = {name: jnp.zeros(()) for name in summed}
     staged = stage(examine, random.key(0), values, points, points, change, jnp.asarray(True))
     readers = {
-        name: tuple(other for other in model.sites if other == name or name in model.parents[other])
+        name: tuple(other for other in _drawn(model) if other == name or name in model.parents[other])
         for name in (*points, *summed)
     }
     return Laws(staged, tuple(points), summed, readers, own)
+
+
+def _drawn(model: JointModel) -> tuple[str, ...]:
+    """Sites that are drawn, and not held at one value in all draws."""
+    return tuple(name for name in model.sites if name not in model.fixed)
 
 
 def _checked(model: JointModel, values: Values) -> tuple[tuple[str, ...], frozenset[str]]:
@@ -104,7 +109,7 @@ def _checked(model: JointModel, values: Values) -> tuple[tuple[str, ...], frozen
     def record(values: Values) -> dict[str, Terms]:
         trace = handlers.trace(model.held_at(values)).get_trace()
         result = {}
-        for name in model.sites:
+        for name in _drawn(model):
             fn = trace[name]["fn"]
             own.update({name} if is_own(fn) else ())
             if checkable(fn):
@@ -135,7 +140,7 @@ def _moved(
         held |= {name: _turned(model, name, values[name], sign.astype(int) * turns[name]) for name in turns}
         place = partial(substitute_points, moved, (), None)
         trace = handlers.trace(handlers.substitute(model.held_at(held), substitute_fn=place)).get_trace()
-        return site_log_prob_tables(trace, model.sites, tuple(points), moved)
+        return site_log_prob_tables(trace, _drawn(model), tuple(points), moved)
 
     found = jax.vmap(tables)(jnp.array([0.0, 1.0, -1.0]))
     # Differences of elements first: sums of many have digits to lose.
