@@ -15,7 +15,7 @@ from numpyro_mi.model.trace import joint_model
 from numpyro_mi.simulation import joint_draws
 
 # Most of the suite's time is compiling. Little optimisation halves it, and so does the older of XLA's two code
-# generators for fused loops. XLA ends the process at a flag that it does not know, so the latter is set only where known.
+# generators for fused loops. XLA ends the process at a flag that it does not know.
 flags = ["--xla_backend_optimization_level=1"]
 if jaxlib.__version__.startswith("0.9."):
     flags.append("--xla_cpu_use_fusion_emitters=false")
