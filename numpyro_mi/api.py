@@ -13,7 +13,7 @@ from numpyro_mi.bounds.giwae import GIWAE
 from numpyro_mi.bounds.mine_ais import MINEAIS
 from numpyro_mi.bounds.nearest_neighbors import KSG, ksg_terms, notes_on
 from numpyro_mi.config import describe
-from numpyro_mi.decomposition import decompose
+from numpyro_mi.decomposition import check_fixed, decompose
 from numpyro_mi.environment import environment
 from numpyro_mi.evidence.ais import AIS
 from numpyro_mi.evidence.base import EvidenceMethod
@@ -21,7 +21,8 @@ from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
 from numpyro_mi.evidence.smc import AnnealedSMC
 from numpyro_mi.keys import as_key, key_record
 from numpyro_mi.model import integral_checks
-from numpyro_mi.model.samples import stage_samples
+from numpyro_mi.model.joint_model import JointModel
+from numpyro_mi.model.samples import StagedSamples, stage_samples
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.options import shown
 from numpyro_mi.results import MIBounds
@@ -127,15 +128,26 @@ def mi_bounds(
         if joint.without_density:
             notes += (lower_alone(joint.without_density),)
     if isinstance(method, DIRECT_METHODS):
-        if joint.given:
-            integral_checks.given_needs_likelihood(joint.given, type(method).__name__)
-        samples = stage_samples(joint, method.needs_prior)
-        terms = run_on_model(samples, method, key, num_samples, batch_size, progress_bar)
+        terms = run_on_model(direct_samples(joint, method), method, key, num_samples, batch_size, progress_bar)
         return direct_result(joint.latent, joint.data, method, key, terms, notes, tuple(joint.fixed))
     evidence_method = cast(EvidenceMethod, method)
     require_likelihood(joint, evidence_method)
     rows = Rows(joint, (decompose(joint),), evidence_method, key)
     return rows.result(rows.run(num_samples, batch_size, progress_bar), 0)
+
+
+def direct_samples(model: JointModel, method: DirectMethod) -> StagedSamples:
+    """Joint samples of a model for a method without a likelihood.
+
+    Raises
+    ------
+    ValueError
+        If the method cannot condition on what is given, or needs a prior that cannot be evaluated.
+    """
+    if model.given:
+        integral_checks.given_needs_likelihood(model.given, type(method).__name__)
+    check_fixed(model)
+    return stage_samples(model, method.needs_prior)
 
 
 def lower_alone(names: Sequence[str]) -> str:

@@ -82,8 +82,8 @@ def decompose(model: JointModel) -> Decomposition:
         If a site to be integrated can be neither annealed nor summed, or if `given` is held at values
         that simulating the model forwards does not condition on.
     """
+    check_fixed(model)
     given = (*model.given, *model.fixed)
-    _check_fixed(model, given)
     found = _split(model.sites, model.parents, model.latent, model.data, given, partial(_is_summed, model))
     _check_integrable(model, found)
     return found
@@ -152,9 +152,17 @@ def union(rows: Sequence[Decomposition]) -> Decomposition:
     )
 
 
-def _check_fixed(model: JointModel, given: tuple[str, ...]) -> None:
-    """Holding sites at values is conditioning on them if what they are drawn from says nothing more of the groups."""
-    asked = (*model.latent, *model.data)
+def check_fixed(model: JointModel) -> None:
+    """Require that simulating a model with sites held at values is conditioning on these values.
+
+    It is, if what the sites are drawn from says nothing more of the groups.
+
+    Raises
+    ------
+    ValueError
+        Naming a site and its parent.
+    """
+    asked, given = (*model.latent, *model.data), (*model.given, *model.fixed)
     for site in model.fixed:
         for parent in sorted(model.parents[site] - set(given)):
             if parent in asked or _split(model.sites, model.parents, (parent,), asked, given).dependent:

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_mi import labels
-from numpyro_mi.api import DEFAULT_NUM_SAMPLES, DIRECT_METHODS, check_run, direct_result, integer, lower_alone
+from numpyro_mi.api import (
+    DEFAULT_NUM_SAMPLES,
+    DIRECT_METHODS,
+    check_run,
+    direct_result,
+    direct_samples,
+    integer,
+    lower_alone,
+)
 from numpyro_mi.bounds.base import DirectMethod
 from numpyro_mi.bounds.mine_ais import MINEAIS
 from numpyro_mi.decomposition import decompose
@@ -23,9 +31,8 @@ from numpyro_mi.evidence.base import EvidenceMethod
 from numpyro_mi.gains import InformationGain, worse
 from numpyro_mi.keys import as_key
 from numpyro_mi.model.checks import ModelError
-from numpyro_mi.model.integral_checks import given_needs_likelihood
 from numpyro_mi.model.joint_model import JointModel
-from numpyro_mi.model.samples import StagedSamples, stage_samples
+from numpyro_mi.model.samples import StagedSamples
 from numpyro_mi.model.told import is_concretisation
 from numpyro_mi.model.trace import joint_model
 from numpyro_mi.options import shown
@@ -228,10 +235,7 @@ def _lower_gains(
             f"{name} has no upper bound: leave looks out. To compare designs, use a method with both sides, as AIS() "
             "has, if the data have a density."
         )
-    for joint in joints:
-        if joint.given:
-            given_needs_likelihood(joint.given, name)
-    return [_LowerGain(joint, stage_samples(joint, method.needs_prior), method, key, notes) for joint in joints]
+    return [_LowerGain(joint, direct_samples(joint, method), method, key, notes) for joint in joints]
 
 
 def _run(

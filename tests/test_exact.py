@@ -243,6 +243,10 @@ def observed_by(cls, probs):
 
 REFUSED = {
     "unnormalised": (observed_by(Unnormalised, [0.2, 0.6]), r"all 4 joint values of 'z', 'x' sum to 1\.01005, and not"),
+    "rarely shortened": (
+        observed_by(Shortened, [[0.4, 0.6 - 8e-5, 8e-5], [0.4, 0.6, 0.0]]),
+        r"'z', 'x' sum to 0\.99994.*, and not to 1|of another element of the plate",
+    ),
     "shortened": (observed_by(Shortened, [[0.2, 0.8, 0.0], [0.3, 0.3, 0.4]]), r"'z', 'x' sum to 0\.88, and not to 1"),
 }
 
@@ -259,6 +263,15 @@ def test_a_density_that_is_not_a_number_where_no_pilot_draw_is():
         sample("x", dist.Bernoulli(jnp.where(z == 1, jnp.nan, 0.3)), obs=x)
 
     with pytest.raises(ValueError, match="NaN or infinite at 2 of the 4 joint values of 'z', 'x', without"):
+        mi_bounds(model, "z", "x", progress_bar=False)
+
+
+def test_a_parameter_that_is_not_allowed_where_no_pilot_draw_is():
+    def model(x=None):
+        z = sample("z", dist.Bernoulli(1e-6))
+        sample("x", dist.Bernoulli(probs=jnp.where(z == 1, 1.3, 0.3)), obs=x)
+
+    with pytest.raises(ValueError, match="NaN or infinite at .* of the 4 joint values of 'z', 'x', without"):
         mi_bounds(model, "z", "x", progress_bar=False)
 
 

@@ -314,6 +314,49 @@ def test_point_masses_and_coarse_numbers_that_do_no_harm():
         check(many_true_sites, key, data=("limited", "inflated", "far", "rounded", "rounded far", "spike", "moving"))
 
 
+MISSING = np.arange(20) % 3 == 0
+
+
+def masked_answers():
+    z = sample("z", Normal(0, 1))
+    with numpyro.plate("n", 20), numpyro.handlers.mask(mask=~MISSING):
+        sample("x", dist.Bernoulli(logits=z * np.linspace(-1, 1, 20)))
+
+
+def follow_up():
+    z = sample("z", dist.Bernoulli(0.4))
+    asked = sample("asked", dist.Bernoulli(0.3 + 0.4 * z))
+    with numpyro.handlers.mask(mask=asked == 1):
+        sample("x", dist.Bernoulli(0.2 + 0.5 * z))
+
+
+def masked_nuisance():
+    z = sample("z", Normal(0, 1))
+    sample("x", Normal(z, 1))
+    with numpyro.handlers.mask(mask=z > 0):
+        sample("n", Normal(0, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("model", "data"), [(masked_answers, "x"), (follow_up, ("asked", "x")), (masked_nuisance, "x")]
+)
+def test_masked_cells_hold_constants_that_break_no_law(model, data):
+    for key in range(3):
+        check(model, key, data=data)
+
+
+def test_a_site_that_is_held_is_not_drawn():
+    """Its value has a probability of its own, which no draw follows."""
+
+    def model():
+        c = sample("c", Normal(0, 1))
+        z = sample("z", Normal(c, 1))
+        sample("x", Normal(z, 1))
+
+    for value in (0.0, 2.5):
+        check(model, given={"c": value})
+
+
 def test_atoms():
     rng = np.random.default_rng(0)
     lattice = np.round(1e7 + rng.standard_normal(1000)).astype(np.float32)

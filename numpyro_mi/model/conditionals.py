@@ -16,7 +16,7 @@ from numpyro.distributions.util import sum_rightmost
 from numpyro_mi.identities import STEP, balance, bridge, drift
 from numpyro_mi.model.logits import is_beta
 from numpyro_mi.model.sites import WRAPPERS, ingredients, mask_of
-from numpyro_mi.model.support import bounds_of, on_support
+from numpyro_mi.model.support import bounds_of, kept_cells, on_support
 
 MOST_CELLS = 1000
 _NUM_FRESH = 16  # draws of a distribution of the user's own that a normal is fitted to
@@ -94,11 +94,21 @@ def terms(fn: Distribution, value: jax.Array, rng_key: jax.Array) -> Terms:
     direction = jnp.where(jnp.isnan(direction), 0, direction)
     normalised = own and kind != "multinomial" and mask_of(fn) is None
     bridged = _bridge(log_density, here, point, fresh, other_key) if normalised else jnp.zeros(())
+    kept = _kept(fn, value, here)
     curvature = jnp.zeros(0)
     if map_ is None and jnp.issubdtype(point.dtype, jnp.floating):
         curvature = _curvature(log_density, here, point, fn.support)
-    means = balance(up, down).mean(), (drift(up, down) * direction).mean(), bridged.mean()
+    mean = lambda found: jnp.where(kept, found, 0.0).mean()  # noqa: E731
+    means = mean(balance(up, down)), mean(drift(up, down) * direction), mean(bridged)
     return Terms(*means, curvature, jnp.asarray(max(1, here.size)))
+
+
+def _kept(fn: Distribution, value: jax.Array, here: jax.Array) -> jax.Array:
+    """Cells that no mask leaves out; the others hold constants, which say nothing of draws."""
+    kept = kept_cells(fn)
+    if kept is None:
+        return jnp.asarray(True)
+    return jnp.broadcast_to(kept, value.shape).any(tuple(range(here.ndim, value.ndim)))
 
 
 def _transforms(fn: Distribution) -> list[Any]:

@@ -18,6 +18,7 @@ from numpyro import handlers
 
 from numpyro_mi.decomposition import Decomposition, PieceKey, ancestors, joint_law
 from numpyro_mi.model.joint_model import JointModel, Values
+from numpyro_mi.model.parameters import spoil, verdict
 from numpyro_mi.model.pieces import Piece
 from numpyro_mi.model.staging import Staged, stage
 from numpyro_mi.model.support import site_log_probs
@@ -27,9 +28,8 @@ MOST_CONFIGURATIONS = 16_384
 _UNITS = 4  # in the last place that a log-density may be off by
 _BLOCK = 256  # configurations at a time
 _MANY_ELEMENTS = 100  # of two values or more, whose joint values are far too many
-_ROUNDING = 1e-5  # of that sum; beyond, in single precision, double precision is tried
 _SINGLE = 32  # bits
-_LARGEST_ERROR = {64: 1e-4, _SINGLE: 1e-3}
+_LARGEST_ERROR = {64: 1e-5, _SINGLE: 1e-3}
 """Of the sum of all probabilities. In single precision those of a binomial with a total of 1,000 err by 4e-4."""
 
 
@@ -113,7 +113,9 @@ class ExactTable:
             trace = handlers.trace(self.model.held_at(values)).get_trace()
             found = site_log_probs(trace, names)
             sums = tuple(piece.log_total({}, {**self.model.fixed, **values}) for piece in pieces.values())
-            return {name: found[name] for name in names}, sums
+            # NaN, and so refused, where a parameter is not allowed.
+            sound = {name: spoil({name: verdict(trace[name]["fn"], found[name])}, found[name]) for name in names}
+            return sound, sums
 
         return stage(at, dict(self.shapes))
 
@@ -148,10 +150,11 @@ class ExactTable:
         precision = jnp.finfo(jnp.result_type(float))
         largest = _LARGEST_ERROR[precision.bits]
         probs, total, found = self._law()
-        if _ROUNDING < abs(total - 1) <= largest and precision.bits == _SINGLE:
+        if _LARGEST_ERROR[64] < abs(total - 1) <= largest:
             # A model may insist on single precision.
             with contextlib.suppress(Exception), jax.enable_x64(True):
                 probs, total, found = self._law()
+                largest = _LARGEST_ERROR[64]
         if not abs(total - 1) <= largest:
             _refuse_sum(self.sites, total, len(probs))
         possible = probs > 0
@@ -164,7 +167,7 @@ class ExactTable:
                 _refuse_not_finite(self.sites, int(wrong.sum()), len(probs))
             value = float(probs[possible] @ terms / total)
             size = float(sum(probs[possible] @ np.abs(values) for values in parts))
-            rounding = abs(total - 1) + _UNITS * float(precision.eps) * (1 + size)
+            rounding = _of_missing(abs(total - 1)) + _UNITS * float(precision.eps) * (1 + size)
             result[place] = ExactTerms(value, self.sites, len(probs), rounding)
         return result
 
@@ -180,6 +183,11 @@ class ExactTable:
             _refuse_not_finite(self.sites, int(bad.sum()), len(bad))
         probs = np.exp(log_probs)
         return probs, float(probs.sum()), found
+
+
+def _of_missing(prob: float) -> float:
+    """What a value of a small probability, were it missing in a table, could add to a mutual information, in nats."""
+    return prob * (2 - np.log(prob)) if prob > 0 else 0.0
 
 
 def exact_tables(model: JointModel, rows: Sequence[Decomposition]) -> list[ExactTable]:

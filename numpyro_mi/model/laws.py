@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import random
 from numpyro import handlers
 
+from numpyro_mi.decomposition import ancestors
 from numpyro_mi.identities import acceptance, balance, drift
 from numpyro_mi.model.conditionals import Terms, checkable, is_own, terms
 from numpyro_mi.model.coordinates import substitute_points
@@ -97,8 +98,9 @@ def stage_laws(model: JointModel, pieces: Sequence[Piece], values: Values, point
 
 
 def _drawn(model: JointModel) -> tuple[str, ...]:
-    """Sites that are drawn, and not held at one value in all draws."""
-    return tuple(name for name in model.sites if name not in model.fixed)
+    """Sites that are drawn and matter: neither held at one value, nor without a say in what is asked for."""
+    needed = ancestors((*model.latent, *model.data, *model.given), model.parents)
+    return tuple(name for name in model.sites if name in needed and name not in model.fixed)
 
 
 def _checked(model: JointModel, values: Values) -> tuple[tuple[str, ...], frozenset[str]]:

@@ -80,7 +80,7 @@ def stage_samples(model: JointModel, prior: bool) -> StagedSamples:
         integral_checks.evaluable([name for name in model.latent if name in model.without_density])
         for name in model.latent:
             integral_checks.annealable(name, model.traced[name])
-        fed = set().union(*(model.parents[name] for name in model.latent)) - set(model.latent)
+        fed = set().union(*(model.parents[name] for name in model.latent)) - {*model.latent, *model.fixed}
         if fed:
             integral_checks.needs_prior(sorted(fed), model.latent, model.data)
     draw = partial(_sample, model, prior)
