@@ -53,7 +53,7 @@ ROOMS = {
     "identities": [],
     "model.repetition": ["model.checks", "model.staging"],
     "model.joint_model": ["model.checks"],
-    "model.dependencies": [
+    "model.provenance": [
         "model.call_checks",
         "model.harmless",
         "model.integral_checks",
@@ -61,7 +61,7 @@ ROOMS = {
         "model.support",
     ],
     "model.trace": [
-        "model.dependencies",
+        "model.provenance",
         "model.elements",
         "model.given_values",
         "model.leaks",

@@ -13,16 +13,16 @@ from numpyro import handlers
 from numpyro_mi.model import (
     call_checks,
     checks,
-    dependencies,
     draws,
     elements,
     given_values,
     harmless,
     leaks,
     parameters,
+    provenance,
 )
-from numpyro_mi.model.dependencies import KEY
 from numpyro_mi.model.joint_model import JointModel, Values, simulated_trace
+from numpyro_mi.model.provenance import KEY
 from numpyro_mi.model.repetition import ForwardScans, changing
 from numpyro_mi.model.sites import Site, site
 from numpyro_mi.model.staging import depends_on
@@ -68,7 +68,7 @@ def joint_model(
         run = bound(model, args, kwargs)
         traced = _abstract_trace(run)
         elements.check_split(cells, traced)
-    checks.names(traced, groups, partial(dependencies.sources, run, traced))
+    checks.names(traced, groups, partial(provenance.sources, run, traced))
     checks.simulable(traced)
     call_checks.known_parameters(traced, params)
     as_written = partial(handlers.substitute(model, data=params), *args, **kwargs)
@@ -91,14 +91,14 @@ def joint_model(
         fixed=fixed,
     )
     with checks.model_errors():
-        used, keyed = dependencies.parameter_use(draft)
+        used, keyed = provenance.parameter_use(draft)
         by_key = depends_on(lambda inputs: draft.simulate(inputs[KEY]), {KEY: random.key(0)})
-        own_keys = dependencies.own_keys(draft)
-        parents, unevaluated = dependencies.parents(draft)
-        noisy = dependencies.noisy(draft)
+        own_keys = provenance.own_keys(draft)
+        parents, unevaluated = provenance.parents(draft)
+        noisy = provenance.noisy(draft)
         changed = changing(draft.simulate, draft.sites)
     checks.repeatable(changed)
-    free = dependencies.free_parameters(draft, used - set(params))
+    free = provenance.free_parameters(draft, used - set(params))
     call_checks.parameters(traced, params, used - set(free), keyed)
     checks.drawn([name for name in draft.sites if not by_key[name] and name not in fixed])
     checks.no_own_keys(own_keys)
@@ -106,7 +106,7 @@ def joint_model(
     checks.no_hidden_randomness([name for name in hidden if name in groups["latent"] or name not in draft.sites])
     checks.noisy([name for name, by_noise in noisy.items() if not by_noise])
     checks.no_silent_evidence({name: used for name, used in parents.items() if name not in draft.sites})
-    dependencies.check_masks(draft, parents)
+    provenance.check_masks(draft, parents)
     if draft.simulated:
         leaks.check(model, args, kwargs, bound, draft.simulated, draft.sites, simulated_trace)
     return replace(
