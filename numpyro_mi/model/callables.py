@@ -13,11 +13,9 @@ from numpyro import handlers
 from numpyro_mi.model.densities import Coordinates, held_values
 from numpyro_mi.model.parameters import spoil, verdict, with_flaw
 from numpyro_mi.model.sites import Site, site
-from numpyro_mi.model.staging import Staged, depends_on, stage
+from numpyro_mi.model.staging import KEY, Staged, depends_on, stage
 from numpyro_mi.model.support import site_log_probs
 from numpyro_mi.model.told import told
-
-_KEY = "<rng_key>"  # no site is named like this
 
 
 class StagedGuide(NamedTuple):
@@ -151,10 +149,10 @@ def _check_parameters(run: Callable, x: jax.Array, params: Mapping[str, Any]) ->
     """Require a value for every parameter; modules that carry their values are fine."""
 
     def initial(inputs):
-        trace = handlers.trace(handlers.seed(run(x), inputs[_KEY])).get_trace()
+        trace = handlers.trace(handlers.seed(run(x), inputs[KEY])).get_trace()
         return {name: msg["value"] for name, msg in trace.items() if msg["type"] == "param"}
 
-    keyed = depends_on(initial, {_KEY: random.key(0)})
+    keyed = depends_on(initial, {KEY: random.key(0)})
     unknown = sorted(name for name in params if name not in _traced(run, x))
     if unknown:
         raise _Refusal(f"params holds {unknown}, and the parameters of the guide are {sorted(keyed)}.")
@@ -168,14 +166,14 @@ def _check_parameters(run: Callable, x: jax.Array, params: Mapping[str, Any]) ->
 
 def _check_randomness(draw: Callable, log_prob: Callable) -> None:
     """Require draws that differ from call to call, and a density that does not."""
-    key = {_KEY: random.key(0)}
-    fixed = [name for name, by in depends_on(lambda inputs: draw(inputs[_KEY]), key).items() if not by]
+    key = {KEY: random.key(0)}
+    fixed = [name for name, by in depends_on(lambda inputs: draw(inputs[KEY]), key).items() if not by]
     if fixed:
         raise _Refusal(
             f"site(s) {fixed} of the guide have the same value at every call: the guide brings a key of its own "
             "(handlers.seed, or rng_key= of numpyro.sample); leave the keys to NumPyro."
         )
-    density = depends_on(lambda inputs: {"": log_prob(inputs[_KEY])}, key)
+    density = depends_on(lambda inputs: {"": log_prob(inputs[KEY])}, key)
     if density[""]:
         raise _Refusal(
             "the density of the guide depends on random numbers that are no site of it (from numpyro.prng_key(), or a "

@@ -42,9 +42,9 @@ def _safe(fn: Distribution) -> Distribution:
         for name, value in parts.items()
         for new, old in zip(listed(value), listed(getattr(fn, name)), strict=True)
     )
-    loops = isinstance(fn, dist.BinomialProbs) and _traced(fn.probs)
-    totals = isinstance(fn, COUNTS) and _traced(fn.total_count) and fn.batch_shape == ()
-    hurdle = isinstance(fn, HURDLES) and fn._is_discrete and any(map(_traced, jax.tree.leaves(fn.base_dist)))
+    loops = isinstance(fn, dist.BinomialProbs) and traced(fn.probs)
+    totals = isinstance(fn, COUNTS) and traced(fn.total_count) and fn.batch_shape == ()
+    hurdle = isinstance(fn, HURDLES) and fn._is_discrete and any(map(traced, jax.tree.leaves(fn.base_dist)))
     if not (changed or loops or totals or hurdle):
         return fn
     fn = copy.copy(fn)
@@ -91,5 +91,6 @@ def listed(value: Any) -> list[Distribution]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _traced(value: Any) -> bool:
+def traced(value: Any) -> bool:
+    """Whether a value is not known while a model is traced."""
     return isinstance(value, jax.core.Tracer)

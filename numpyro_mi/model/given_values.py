@@ -9,9 +9,7 @@ from numpyro import handlers
 
 from numpyro_mi.model.checks import listed
 from numpyro_mi.model.sites import Site
-from numpyro_mi.model.staging import depends_on, essences
-
-_KEY = "<rng_key>"  # no site is named like this
+from numpyro_mi.model.staging import KEY, depends_on, essences
 
 
 def drawn_sources(run: Callable[[], Any], traced: Mapping[str, Site]) -> dict[str, list[str]]:
@@ -33,9 +31,9 @@ def drawn_sources(run: Callable[[], Any], traced: Mapping[str, Site]) -> dict[st
         return {}
 
     def given(inputs: dict[str, Any]) -> dict[str, Any]:
-        held = {name: value for name, value in inputs.items() if name != _KEY}
+        held = {name: value for name, value in inputs.items() if name != KEY}
         model = handlers.condition(handlers.condition(run, condition_fn=_keep_value), data=held)
-        found = handlers.trace(handlers.seed(model, inputs[_KEY])).get_trace()
+        found = handlers.trace(handlers.seed(model, inputs[KEY])).get_trace()
         return {name: found[name]["args"] for name in observed}
 
     def as_called() -> dict[str, Any]:
@@ -43,10 +41,10 @@ def drawn_sources(run: Callable[[], Any], traced: Mapping[str, Site]) -> dict[st
         return {name: found[name]["value"] for name in observed}
 
     inputs = {name: jax.ShapeDtypeStruct(found.drawn, found.value.dtype) for name, found in samples.items()}
-    sources = depends_on(given, {**inputs, _KEY: random.key(0)})
+    sources = depends_on(given, {**inputs, KEY: random.key(0)})
     once, again = (essences(lambda: as_called()) for _ in range(2))  # each a function of its own: JAX keeps traces
     return {
-        name: sorted(sources[name] - {name, _KEY})
+        name: sorted(sources[name] - {name, KEY})
         for name in observed
         if sources[name] - {name} or once[name] != again[name]
     }

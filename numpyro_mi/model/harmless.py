@@ -9,10 +9,9 @@ import numpy as np
 from jax import random
 
 from numpyro_mi.model.sites import Site, points_of, with_points
-from numpyro_mi.model.staging import depends_on, stage
+from numpyro_mi.model.staging import KEY, depends_on, stage
 
 Trace = Callable[[jax.Array], dict[str, dict]]
-_KEY = "<rng_key>"  # no site is named like this
 _CENTERED, _DECENTERED = "_centered", "_decentered"
 _CENTERINGS = (0.2, 0.9)
 _NUM_KEYS = 4
@@ -39,10 +38,10 @@ def _constants(trace: Trace, names: Sequence[str], read: Callable[[dict], Any]) 
         return {}
 
     def values(inputs):
-        messages = trace(inputs[_KEY])
+        messages = trace(inputs[KEY])
         return {name: jax.tree.map(jnp.asarray, read(messages[name])) for name in names}
 
-    inputs = {_KEY: random.key(0)}
+    inputs = {KEY: random.key(0)}
     fixed = [name for name, by in depends_on(values, inputs).items() if not by]
     staged = stage(lambda: {name: value for name, value in values(inputs).items() if name in fixed})
     return jax.device_get(staged())

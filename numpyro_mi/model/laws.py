@@ -98,7 +98,7 @@ def stage_laws(model: JointModel, pieces: Sequence[Piece], values: Values, point
 
 
 def _drawn(model: JointModel) -> tuple[str, ...]:
-    """Sites that are drawn and matter: neither held at one value, nor without a say in what is asked for."""
+    """Sites that are drawn, and that the groups depend on."""
     needed = ancestors((*model.latent, *model.data, *model.given), model.parents)
     return tuple(name for name in model.sites if name in needed and name not in model.fixed)
 

@@ -20,7 +20,7 @@ from numpyro.distributions.distribution import (
 )
 
 from numpyro_mi.model import ranges
-from numpyro_mi.model.draws import COUNTS, HURDLES, MOST_ZEROS, listed, stuck
+from numpyro_mi.model.draws import COUNTS, HURDLES, MOST_ZEROS, listed, stuck, traced
 from numpyro_mi.model.ranges import AT_EDGE, INSIDE, OUTSIDE, Codes
 from numpyro_mi.model.sites import WRAPPERS, Site, ingredients
 from numpyro_mi.model.slices import Element
@@ -170,7 +170,7 @@ def _own(fn: Distribution, normalised: bool) -> Iterator[tuple[str, str, Callabl
     """Each parameter that a distribution itself has: its name, what it must do, and the test."""
     for parameter, constraint in fn.arg_constraints.items():
         value = _value(fn, parameter)
-        if value is None or constraints.is_dependent(constraint) or (fn._validate_args and not _traced(value)):
+        if value is None or constraints.is_dependent(constraint) or (fn._validate_args and not traced(value)):
             continue  # constants NumPyro has validated itself, where it was not told otherwise
         if _COMPUTED_FROM.get(parameter, frozenset()) & set(vars(fn)):
             continue
@@ -228,7 +228,7 @@ def _value(fn: Distribution, parameter: str) -> Any:
 def _constant(test: Callable, *values: Any) -> Codes:
     """A test of arrays, computed at once if all of them are known."""
     arrays = [value if isinstance(value, jax.Array) else np.asarray(value) for value in values]
-    if any(map(_traced, arrays)):
+    if any(map(traced, arrays)):
         return test(*arrays)
     with jax.ensure_compile_time_eval():
         return np.asarray(test(*map(jnp.asarray, arrays)))
@@ -259,7 +259,3 @@ def _parts(found: Sequence[Any]) -> list[Any]:
 def _library(*values: Any) -> Any:
     """Where constants stay constants inside a trace."""
     return np if not any(isinstance(value, jax.Array) for value in values) else jnp
-
-
-def _traced(value: Any) -> bool:
-    return isinstance(value, jax.core.Tracer)

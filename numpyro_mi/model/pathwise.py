@@ -13,11 +13,11 @@ from numpyro.distributions.distribution import Distribution, TransformedDistribu
 from numpyro_mi.model.checks import ModelError, listed
 from numpyro_mi.model.joint_model import JointModel
 from numpyro_mi.model.sites import ingredients, unwrapped
-from numpyro_mi.model.staging import depends_on
+from numpyro_mi.model.staging import KEY, depends_on
 from numpyro_mi.model.support import bounds_of, kept_cells
 from numpyro_mi.model.told import plain
 
-_DESIGN, _KEY = "<design>", "<rng_key>"  # no site is named like this
+_DESIGN = "<design>"  # no site is named like this
 
 AtDesign = Callable[[Any], JointModel]
 """The model at one design."""
@@ -56,21 +56,21 @@ def check_smooth(at_design: AtDesign, design: Any, data: Sequence[str]) -> None:
     smooth: dict[str, bool] = {}
 
     def values(inputs):
-        trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[_KEY])
+        trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[KEY])
         names = at_design(inputs[_DESIGN]).sites
         smooth.update({name: bool(trace[name]["fn"].has_rsample) for name in names})
         return {name: trace[name]["value"] for name in names}
 
     def edges(inputs):
-        trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[_KEY])
+        trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[KEY])
         return {name: list(_edges(trace[name]["fn"])) for name in data}
 
     def masks(inputs):
-        trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[_KEY])
+        trace = at_design(inputs[_DESIGN]).drawing_trace(inputs[KEY])
         return {name: kept_cells(trace[name]["fn"]) for name in masked}
 
     masked = [name for name in at_design(design).sites if at_design(design).traced[name].masked]
-    inputs = {_DESIGN: design, _KEY: random.key(0)}
+    inputs = {_DESIGN: design, KEY: random.key(0)}
     with differentiable_in_design():
         moved = [name for name, used in depends_on(values, inputs).items() if _DESIGN in used]
         moving = [name for name, used in depends_on(edges, inputs).items() if used]

@@ -11,10 +11,8 @@ from numpyro import handlers
 from numpyro_mi.model import call_checks, checks, harmless, integral_checks
 from numpyro_mi.model.joint_model import JointModel, Values, simulated_trace
 from numpyro_mi.model.sites import Site, unwrapped
-from numpyro_mi.model.staging import depends_on, repeated_outputs
+from numpyro_mi.model.staging import KEY, depends_on, repeated_outputs
 from numpyro_mi.model.support import kept_cells, site_log_probs
-
-KEY = "<rng_key>"  # no site is named like this
 
 
 def parameter_use(model: JointModel) -> tuple[frozenset[str], frozenset[str]]:

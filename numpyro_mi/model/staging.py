@@ -21,6 +21,9 @@ from jax.interpreters import partial_eval
 
 Constants = Sequence[jax.Array]
 
+KEY = "<rng_key>"
+"""The key among the inputs of `depends_on`, where the others are sites; no site is named like this."""
+
 _CALLS = ("jit", "pjit")  # the names of one primitive
 
 

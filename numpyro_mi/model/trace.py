@@ -22,10 +22,9 @@ from numpyro_mi.model import (
     provenance,
 )
 from numpyro_mi.model.joint_model import JointModel, Values, simulated_trace
-from numpyro_mi.model.provenance import KEY
 from numpyro_mi.model.repetition import ForwardScans, changing
 from numpyro_mi.model.sites import Site, site
-from numpyro_mi.model.staging import depends_on
+from numpyro_mi.model.staging import KEY, depends_on
 from numpyro_mi.model.support import outside
 
 
