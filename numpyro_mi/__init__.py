@@ -1,38 +1,41 @@
 """Certified lower and upper bounds on the mutual information of NumPyro models."""
 
 from numpyro_mi import tasks
-from numpyro_mi.api import mi_bounds, mi_bounds_from_samples
-from numpyro_mi.bounds.contrastive import MINE, NWJ, InfoNCE
-from numpyro_mi.bounds.giwae import GIWAE
-from numpyro_mi.bounds.mine_ais import MINEAIS
-from numpyro_mi.bounds.nearest_neighbors import KSG
-from numpyro_mi.comparing import compare
-from numpyro_mi.comparison import Comparison
-from numpyro_mi.critics import MLPCritic, SeparableCritic
-from numpyro_mi.design_gradient import GainGradient, information_gain_gradient
-from numpyro_mi.designs import expected_information_gain
-from numpyro_mi.environment import refuse_hanging_jaxlib as _refuse_hanging_jaxlib
+from numpyro_mi.annealing.kernels.hmc import AnnealedHMC
+from numpyro_mi.annealing.schedules import LinearSchedule, PowerSchedule, SigmoidSchedule
+from numpyro_mi.direct.contrastive import MINE, NWJ, InfoNCE
+from numpyro_mi.direct.critics import MLPCritic, SeparableCritic
+from numpyro_mi.direct.giwae import GIWAE
+from numpyro_mi.direct.mine_ais import MINEAIS
+from numpyro_mi.direct.nearest_neighbors import KSG
 from numpyro_mi.evidence.ais import AIS
-from numpyro_mi.evidence.coupled_reverse import CR
 from numpyro_mi.evidence.importance import IWAE, BarberAgakov, StructuredInfoNCE
-from numpyro_mi.evidence.independent import IM
-from numpyro_mi.evidence.independent_reverse import IR
+from numpyro_mi.evidence.schemes.coupled_reverse import CR
+from numpyro_mi.evidence.schemes.independent import IM
+from numpyro_mi.evidence.schemes.independent_reverse import IR
 from numpyro_mi.evidence.smc import AnnealedSMC
-from numpyro_mi.fitted import load_fitted, save_fitted
-from numpyro_mi.gains import InformationGain
 from numpyro_mi.guides.callables import GuideFunction
 from numpyro_mi.guides.flow import FlowGuide
 from numpyro_mi.guides.laplace import LaplaceGuide
 from numpyro_mi.guides.neural import NeuralGuide
 from numpyro_mi.guides.regression import RegressionGuide
-from numpyro_mi.information import information_table
-from numpyro_mi.kernels.hmc import AnnealedHMC
-from numpyro_mi.model_evidence import EvidenceBounds, evidence_bounds
 from numpyro_mi.plots import plot_bounds, plot_information_gain, plot_log_weights
-from numpyro_mi.results import MIBounds, MIDifference
-from numpyro_mi.schedules import LinearSchedule, PowerSchedule, SigmoidSchedule
-from numpyro_mi.tables import InformationTable
-from numpyro_mi.training import Training
+from numpyro_mi.results.comparison import Comparison
+from numpyro_mi.results.evidence import EvidenceBounds
+from numpyro_mi.results.files.fitted import load_fitted, save_fitted
+from numpyro_mi.results.gain import InformationGain
+from numpyro_mi.results.gradient import GainGradient
+from numpyro_mi.results.mutual_information import MIBounds, MIDifference
+from numpyro_mi.results.table import InformationTable
+from numpyro_mi.runs.environment import refuse_hanging_jaxlib as _refuse_hanging_jaxlib
+from numpyro_mi.training.training import Training
+from numpyro_mi.verbs.compare import compare
+from numpyro_mi.verbs.evidence_bounds import evidence_bounds
+from numpyro_mi.verbs.expected_information_gain import expected_information_gain
+from numpyro_mi.verbs.information_gain_gradient import information_gain_gradient
+from numpyro_mi.verbs.information_table import information_table
+from numpyro_mi.verbs.mi_bounds import mi_bounds
+from numpyro_mi.verbs.mi_bounds_from_samples import mi_bounds_from_samples
 
 __version__ = "0.1.0"
 

@@ -8,11 +8,11 @@ import jaxlib
 import numpy as np
 import pytest
 
-from numpyro_mi.decomposition import decompose
-from numpyro_mi.keys import Role, role_key
-from numpyro_mi.model.densities import stage_model
-from numpyro_mi.model.trace import joint_model
-from numpyro_mi.simulation import joint_draws
+from numpyro_mi.draws.keys import Role, role_key
+from numpyro_mi.draws.simulation import joint_draws
+from numpyro_mi.model.integrals.decomposition import decompose
+from numpyro_mi.model.integrals.densities import stage_model
+from numpyro_mi.model.joint.trace import joint_model
 
 # Most of the suite's time is compiling. Little optimisation halves it, and so does the older of XLA's two code
 # generators for fused loops. XLA ends the process at a flag that it does not know.

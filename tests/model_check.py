@@ -9,9 +9,9 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import compute_log_probs, log_density, potential_energy
 
-from numpyro_mi.decomposition import decompose
-from numpyro_mi.model.densities import stage_model
-from numpyro_mi.model.trace import joint_model
+from numpyro_mi.model.integrals.decomposition import decompose
+from numpyro_mi.model.integrals.densities import stage_model
+from numpyro_mi.model.joint.trace import joint_model
 
 NUM_DRAWS = 200
 

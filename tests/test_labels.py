@@ -9,10 +9,10 @@ import pytest
 import xarray as xr
 
 from numpyro_mi import KSG, evidence_bounds, expected_information_gain, mi_bounds, mi_bounds_from_samples
-from numpyro_mi.arrays import paired
-from numpyro_mi.designs import _arrays
-from numpyro_mi.model.likelihood import posterior_arrays
-from numpyro_mi.model.trace import joint_model
+from numpyro_mi.draws.arrays import paired
+from numpyro_mi.model.joint.trace import joint_model
+from numpyro_mi.model.views.likelihood import posterior_arrays
+from numpyro_mi.verbs.expected_information_gain import _arrays
 
 VALUES = np.arange(6.0)
 MIXED = [3, 0, 5, 1, 4, 2]

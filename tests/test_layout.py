@@ -1,4 +1,4 @@
-"""The folder listing is the architecture: imports go one way."""
+"""The folder listing is the architecture: imports go down, from floor to floor."""
 
 import ast
 import pathlib
@@ -7,198 +7,116 @@ import numpyro_mi
 
 ROOT = pathlib.Path(numpyro_mi.__file__).parent
 
-# Each room with the rooms it may use; what they use in turn is open to it as well.
-ROOMS = {
-    "targets": [],
-    "schedules": ["options"],
-    "estimation": [],
-    "environment": [],
-    "progress": [],
-    "timing": [],
-    "tasks": [],
-    "kernels": ["options", "targets"],
-    "annealing": ["kernels"],
-    "pairs": ["targets"],
-    "keys": ["options"],
-    "options": [],
-    "labels": [],
-    "arrays": ["labels"],
-    "networks": ["options"],
-    "training": ["options", "pairs"],
-    "critics": ["guides", "networks"],
-    "bounds": ["critics", "estimation", "training", "evidence", "tuning"],
-    "guides": ["identities", "networks", "pairs", "targets", "training", "model.callables"],
-    "evidence": ["annealing", "guides", "schedules"],
-    "model.slices": [],
-    "model.sites": ["model.slices"],
-    "model.ranges": [],
-    "model.draws": ["model.sites"],
-    "model.parameters": ["model.draws", "model.ranges"],
-    "model.staging": [],
-    "model.edges": [],
-    "model.told": [],
-    "model.checks": ["model.sites", "model.told"],
-    "model.call_checks": ["labels", "model.checks"],
-    "model.integral_checks": ["model.checks"],
-    "model.logits": ["model.sites"],
-    "model.support": ["model.logits"],
-    "model.harmless": ["model.sites", "model.staging"],
-    "model.contents": [],
-    "model.dependence": ["model.contents", "model.staging"],
-    "model.given_values": ["model.checks", "model.staging"],
-    "model.resemblance": [],
-    "model.single_numbers": ["model.dependence"],
-    "model.leaks": ["model.call_checks", "model.resemblance", "model.single_numbers"],
-    "model.elements": ["model.checks", "model.draws"],
-    "identities": [],
-    "model.repetition": ["model.checks", "model.staging"],
-    "model.joint_model": ["model.checks"],
-    "model.provenance": [
-        "model.call_checks",
-        "model.harmless",
-        "model.integral_checks",
-        "model.joint_model",
-        "model.support",
-    ],
-    "model.trace": [
-        "model.provenance",
-        "model.elements",
-        "model.given_values",
-        "model.leaks",
-        "model.parameters",
-        "model.repetition",
-    ],
-    "model.observed": ["model.trace"],
-    "decomposition": ["model.trace"],
-    "model.sums": [],
-    "model.sum_plans": ["model.integral_checks", "model.sums"],
-    "model.coordinates": ["model.sites"],
-    "model.pieces": ["decomposition", "model.coordinates", "model.sum_plans"],
-    "model.exact": ["model.pieces", "model.staging"],
-    "model.pathwise": ["model.told", "model.trace"],
-    "model.likelihood": ["decomposition", "labels"],
-    "model.conditionals": ["identities", "model.support"],
-    "model.laws": ["model.conditionals", "model.pieces"],
-    "model.densities": ["model.laws", "targets"],
-    "model.samples": ["model.densities"],
-    "model.callables": ["model.densities", "model.told"],
-    "integrals": ["guides", "model.densities"],
-    "simulation": ["model.samples", "pairs"],
-    "values": ["model.densities"],
-    "laws": ["identities", "model.densities", "values"],
-    "preflight": ["laws", "model.edges", "simulation"],
-    "tuning": ["annealing", "integrals"],
-    "starts": ["tuning"],
-    "planning": ["evidence", "keys", "preflight", "starts"],
-    "driver": ["estimation", "planning", "progress", "timing"],
-    "array_prior": ["model.integral_checks", "model.staging", "model.told"],
-    "array_split": ["array_prior", "bounds", "keys"],
-    "sample_driver": ["driver", "bounds", "array_split"],
-    "config": ["bounds"],
-    "fitted": ["config"],
-    "results": ["estimation", "report", "storage"],
-    "diagnostics": ["decomposition_report", "results"],
-    "decomposition_report": ["results"],
-    "report": ["decomposition_report", "diagnostics", "results"],
-    "storage": ["results"],
-    "rows": ["driver", "config", "environment", "model.exact", "results"],
-    "api": ["rows", "arrays", "sample_driver", "config", "environment", "results"],
-    "model_evidence": ["api", "model.observed", "report"],
-    "tables": ["report"],
-    "information": ["api", "tables"],
-    "gains": ["results", "report"],
-    "posterior_gain": [
-        "config",
-        "environment",
-        "keys",
-        "laws",
-        "model.likelihood",
-        "progress",
-        "results",
-        "timing",
-    ],
-    "designs": ["api", "gains", "labels", "posterior_gain"],
-    "design_gradient": ["api", "report", "model.pathwise"],
-    "comparison_report": ["report"],
-    "comparison": ["results", "comparison_report"],
-    "comparing": ["api", "comparison"],
-    "plots": ["comparison", "gains", "tables"],
+# From the top down: a file imports from its own floor and from those below it.
+FLOORS = [
+    "verbs",
+    "runs",
+    "direct",
+    "evidence",
+    "annealing",
+    "guides",
+    "draws",
+    "plots",
+    "training",
+    "model/views",
+    "model/integrals",
+    "model/joint",
+    "model/sites",
+    "model/staging",
+    "results",
+    "tasks",
+    "targets",
+    "labels",
+    "options",
+]
+# Files that look up, and at which floors: they list classes, until each class enters itself in a registry.
+UPWARDS = {
+    "results/files/methods": {"direct", "evidence", "annealing", "guides", "training"},
+    "results/files/fitted": {"direct", "guides"},
 }
-# Two pairs may know each other: a result prints and stores itself, imported where it is used.
-LAZY = {("results", "report"), ("results", "storage")}
 
 
-def room(module):
-    parts = module.split(".")[1:]
-    return ".".join(parts[:2]) if parts[0] == "model" else parts[0]
+def name_of(path):
+    """A file below the package, without its suffix; the `__init__.py` of a folder is the folder."""
+    return path.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__")
 
 
-def imports(path):
-    module = ".".join(["numpyro_mi", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("numpyro_mi"):
-            names = (
-                [node.module] if node.module != "numpyro_mi" else [f"numpyro_mi.{alias.name}" for alias in node.names]
-            )
-            if node.module == "numpyro_mi.model":
-                names = [f"numpyro_mi.model.{alias.name}" for alias in node.names]
+FILES = {name_of(path): path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"}
+
+
+def floor(name):
+    """The floor that a file is on; None for a folder that is no floor itself."""
+    return next((floor for floor in FLOORS if name == floor or name.startswith(f"{floor}/")), None)
+
+
+def imports(name):
+    """The files of the package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "numpyro_mi":
+            for alias in node.names:
+                member = "/".join([*node.module.split("."), alias.name]).removeprefix("numpyro_mi/")
+                yield member if member in FILES else member.rpartition("/")[0]
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.startswith("numpyro_mi.")]
-        for name in names:
-            yield module, name
+            for alias in node.names:
+                if alias.name.startswith("numpyro_mi."):
+                    yield alias.name.removeprefix("numpyro_mi.").replace(".", "/")
 
 
-def reachable(name, seen=()):
-    for other in ROOMS[name]:
-        if other not in seen:
-            yield other
-            yield from reachable(other, (*seen, other))
+def lazy(name, other):
+    """A result prints and stores itself, imported where it is used, until text and files read its parts alone."""
+    return name == "results/mutual_information" and other.startswith(("results/text/", "results/files/"))
 
 
-def test_imports_follow_the_rooms():
-    files = [path for path in ROOT.rglob("*.py") if path not in (ROOT / "__init__.py", ROOT / "model" / "__init__.py")]
-    for path in files:
-        for module, name in imports(path):
-            here, there = room(module), room(name)
-            if here != there:
-                assert there in set(reachable(here)), f"{module} imports {name}: not allowed by the layout"
+def test_imports_go_down():
+    upwards = {}
+    for name in FILES:
+        for other in imports(name):
+            assert other in FILES, f"{name} imports from the package itself: name the file"
+            if floor(other) is None or FLOORS.index(floor(other)) < FLOORS.index(floor(name)):
+                upwards.setdefault(name, set()).add(floor(other))
+    assert upwards == UPWARDS
 
 
-def test_rooms_are_acyclic():
-    graph = {name: [other for other in others if (name, other) not in LAZY] for name, others in ROOMS.items()}
+def test_no_two_files_import_each_other():
+    graph = {name: {other for other in imports(name) if not lazy(name, other)} for name in FILES}
+    done = set()
 
     def visit(name, path):
-        assert name not in path, f"cycle: {' -> '.join([*path, name])}"
-        for other in graph[name]:
-            visit(other, (*path, name))
+        assert name not in path, f"circle: {' -> '.join([*path, name])}"
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*path, name))
+            done.add(name)
 
     for name in graph:
         visit(name, ())
 
 
-def test_every_module_has_a_room():
-    found = {
-        room(".".join(["numpyro_mi", *path.relative_to(ROOT).with_suffix("").parts]))
-        for path in ROOT.rglob("*.py")
-        if path.name != "__init__.py"
-    }
-    assert found == set(ROOMS)
+def test_every_file_is_on_a_floor():
+    assert {floor(name) for name in FILES if name != "model"} == set(FLOORS)
+    # The tests lie in folders of the same names.
+    folders = {path.parent.name for path in pathlib.Path(__file__).parent.glob("*/test_*.py")}
+    assert folders <= {floor.split("/")[0] for floor in FLOORS}
 
 
-def test_every_module_has_a_row():
+def test_every_floor_has_a_row_and_every_file_a_line():
     layout = (ROOT.parent / "docs" / "layout.md").read_text()
-    rows = "\n".join(line.split(" | ")[0] for line in layout.splitlines() if line.startswith("| `"))
-    for path in ROOT.iterdir():
-        if (path / "__init__.py").exists() or (path.suffix == ".py" and path.stem != "__init__"):
-            name = path.name if path.suffix else f"{path.name}/"
-            assert f"`{name}`" in rows, f"{name} has no row in docs/layout.md"
+    rows = [line.split("`")[1] for line in layout.splitlines() if line.startswith("| `")]
+    assert [row.removesuffix("/").removesuffix(".py") for row in rows] == FLOORS
+    listed, folder = set(), ""
+    for line in layout.partition("## Files")[2].partition("\n## ")[0].splitlines():
+        word = (line.split() or [""])[0]
+        if word.endswith("/"):
+            folder = word
+        elif word.endswith(".py"):
+            listed.add((folder if line.startswith(" ") else "") + word.removesuffix(".py"))
+    assert listed == {name for name, path in FILES.items() if path.name != "__init__.py"}
 
 
 def test_only_the_model_layer_touches_handlers():
-    for path in ROOT.rglob("*.py"):
-        if path.parent.name not in ("model", "tasks"):
-            assert "numpyro.handlers" not in path.read_text() and "import handlers" not in path.read_text(), path
+    for name, path in FILES.items():
+        if name.split("/")[0] not in ("model", "tasks"):
+            assert "numpyro.handlers" not in path.read_text() and "import handlers" not in path.read_text(), name
 
 
 def test_public_names_are_documented():

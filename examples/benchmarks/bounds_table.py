@@ -24,11 +24,11 @@ from numpyro_mi import (
     mi_bounds,
     tasks,
 )
-from numpyro_mi.decomposition import decompose
-from numpyro_mi.keys import Role, role_key
-from numpyro_mi.model.densities import stage_model
-from numpyro_mi.model.trace import joint_model
-from numpyro_mi.simulation import joint_draws
+from numpyro_mi.draws.keys import Role, role_key
+from numpyro_mi.draws.simulation import joint_draws
+from numpyro_mi.model.integrals.decomposition import decompose
+from numpyro_mi.model.integrals.densities import stage_model
+from numpyro_mi.model.joint.trace import joint_model
 
 DIAGONAL = RegressionGuide("diagonal")
 

@@ -21,10 +21,10 @@ import numpyro.distributions as dist
 from jax import random
 
 from numpyro_mi import AIS, AnnealedHMC, tasks
-from numpyro_mi.annealing import FORWARD, forward_chain, keyed_randomness, make_path
-from numpyro_mi.decomposition import decompose
-from numpyro_mi.model.densities import stage_model
-from numpyro_mi.model.trace import joint_model
+from numpyro_mi.annealing.chains import FORWARD, forward_chain, keyed_randomness, make_path
+from numpyro_mi.model.integrals.decomposition import decompose
+from numpyro_mi.model.integrals.densities import stage_model
+from numpyro_mi.model.joint.trace import joint_model
 
 
 def decoder(num_latents=10, width=256, num_pixels=784):

@@ -5,15 +5,15 @@ from typing import Any, Protocol
 
 import jax
 
-from numpyro_mi.annealing import Path, Randomness, keyed_randomness
+from numpyro_mi.annealing.chains import Path, Randomness, keyed_randomness
+from numpyro_mi.annealing.kernels.base import Kernel
+from numpyro_mi.annealing.kernels.hmc import AnnealedHMC
+from numpyro_mi.annealing.schedules import PowerSchedule
 from numpyro_mi.evidence.annealed import AnnealedMethod
 from numpyro_mi.evidence.base import Evidence
-from numpyro_mi.evidence.independent import IM
+from numpyro_mi.evidence.schemes.independent import IM
 from numpyro_mi.guides.base import Guide
-from numpyro_mi.kernels.base import Kernel
-from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.options import shown
-from numpyro_mi.schedules import PowerSchedule
 from numpyro_mi.targets import AnnealedTarget
 
 DEFAULT_NUM_TEMPERATURES = 400

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from numpyro_mi.annealing.kernels.numpyro_kernels import as_kernel
+from numpyro_mi.annealing.schedules import FixedSchedule, as_schedule, temperatures
 from numpyro_mi.guides.base import Guide, check_guide
-from numpyro_mi.kernels.numpyro_kernels import as_kernel
 from numpyro_mi.options import integer, shown
-from numpyro_mi.schedules import FixedSchedule, as_schedule, temperatures
 
 COORDINATES = ("chosen", "model", "standardised")
 STARTS = ("base", "chosen")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from numpyro_mi.annealing import Path
+from numpyro_mi.annealing.chains import Path
 from numpyro_mi.guides.base import Guide
 from numpyro_mi.targets import AnnealedTarget
 

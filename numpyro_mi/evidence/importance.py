@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_mi.annealing import Path
+from numpyro_mi.annealing.chains import Path
 from numpyro_mi.evidence.base import Evidence, log_mean_exp
 from numpyro_mi.guides.base import Guide, check_guide
 from numpyro_mi.guides.regression import RegressionGuide
@@ -131,3 +131,6 @@ class StructuredInfoNCE(_ImportanceMethod):
 
     def __post_init__(self) -> None:
         self._check()
+
+
+ImportanceMethod = IWAE | BarberAgakov | StructuredInfoNCE

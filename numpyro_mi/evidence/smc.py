@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from numpyro_mi.annealing import FORWARD, REVERSE, Path, Randomness, compensated_add, keyed_randomness
+from numpyro_mi.annealing.chains import FORWARD, REVERSE, Path, Randomness, compensated_add, keyed_randomness
+from numpyro_mi.annealing.kernels.base import Kernel, StepInfo, select
+from numpyro_mi.annealing.kernels.hmc import AnnealedHMC
+from numpyro_mi.annealing.schedules import PowerSchedule
 from numpyro_mi.evidence.annealed import AnnealedMethod
 from numpyro_mi.evidence.base import Evidence, log_mean_exp
-from numpyro_mi.evidence.independent import IM
+from numpyro_mi.evidence.schemes.independent import IM
 from numpyro_mi.guides.base import Guide
-from numpyro_mi.kernels.base import Kernel, StepInfo, select
-from numpyro_mi.kernels.hmc import AnnealedHMC
 from numpyro_mi.options import shown
-from numpyro_mi.schedules import PowerSchedule
 from numpyro_mi.targets import AnnealedTarget
 
 DEFAULT_NUM_TEMPERATURES = 50

@@ -9,8 +9,8 @@ from jax.scipy.special import gammaln
 from jax.scipy.stats import norm
 
 from numpyro_mi.options import shown
-from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
+from numpyro_mi.training.pairs import Pairs
 
 
 class Conditional(NamedTuple):

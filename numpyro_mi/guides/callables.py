@@ -10,11 +10,11 @@ import numpy as np
 
 from numpyro_mi.guides.base import Conditional, check_fitted
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
-from numpyro_mi.identities import WRONG, mean_of, vector_terms
-from numpyro_mi.model.callables import StagedGuide, stage_guide
+from numpyro_mi.model.sites.identities import WRONG, mean_of, vector_terms
+from numpyro_mi.model.views.callables import StagedGuide, stage_guide
 from numpyro_mi.options import shown
-from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
+from numpyro_mi.training.pairs import Pairs
 
 _CHECKED = 4096
 _NUM_FRESH = 64  # draws of the guide at one x that a normal is fitted to

@@ -12,9 +12,9 @@ import numpy as np
 from numpyro_mi.guides.base import Conditional, check_fitted
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.options import integer
-from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.training import Training, check_training, train
+from numpyro_mi.training.pairs import Pairs
+from numpyro_mi.training.training import Training, check_training, train
 
 _KNOTS, _INTERVAL = 8, 5.0  # of the splines, in regression standard deviations
 

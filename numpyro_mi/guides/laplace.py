@@ -23,8 +23,8 @@ from numpyro_mi.guides.mixture import mixture_of_modes
 from numpyro_mi.guides.modes import FLAT, Mode, expand, expansion_cost, find_mode, new_mode
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
 from numpyro_mi.options import shown
-from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
+from numpyro_mi.training.pairs import Pairs
 
 _MOST_LATENTS = 200
 _POOL = 64  # draws of the prior, and as many of the regression, that pilot starts are chosen from

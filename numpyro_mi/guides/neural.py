@@ -12,11 +12,11 @@ from jax.scipy.special import logsumexp
 
 from numpyro_mi.guides.base import Conditional, check_fitted, normal_log_prob, normal_sample
 from numpyro_mi.guides.regression import FittedRegression, RegressionGuide
-from numpyro_mi.networks import apply_network, check_hidden, dense_layers
 from numpyro_mi.options import integer, shown
-from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
-from numpyro_mi.training import Training, check_training, train
+from numpyro_mi.training.networks import apply_network, check_hidden, dense_layers
+from numpyro_mi.training.pairs import Pairs
+from numpyro_mi.training.training import Training, check_training, train
 
 _ELBO_WEIGHTS = {"forward": 0.0, "symmetric": 0.5, "reverse": 1.0}
 _NEAREST, _FARTHEST = 0.3, 0.7  # regression standard deviations that components start from its mean

@@ -10,8 +10,8 @@ import numpy as np
 
 from numpyro_mi.guides.base import Conditional, check_fitted, normal_log_prob, normal_sample
 from numpyro_mi.options import integer, shown
-from numpyro_mi.pairs import Pairs
 from numpyro_mi.targets import AnnealedTarget
+from numpyro_mi.training.pairs import Pairs
 
 _FEWEST, _MOST = 4096, 131_072
 _MOST_FEATURES = 8192

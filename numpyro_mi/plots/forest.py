@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from numpyro_mi.comparison import Comparison
 from numpyro_mi.plots.canvas import (
     WIDTH,
     Canvas,
@@ -21,9 +20,11 @@ from numpyro_mi.plots.canvas import (
     set_limits,
     set_yticks,
 )
-from numpyro_mi.report import quantity
-from numpyro_mi.results import Bounds, MIBounds, MIDifference
-from numpyro_mi.tables import InformationTable
+from numpyro_mi.results.comparison import Comparison
+from numpyro_mi.results.mutual_information import MIBounds, MIDifference
+from numpyro_mi.results.numbers import Bounds
+from numpyro_mi.results.table import InformationTable
+from numpyro_mi.results.text.report import quantity
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

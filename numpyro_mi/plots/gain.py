@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from numpyro_mi.gains import InformationGain
 from numpyro_mi.plots.canvas import WIDTH, Canvas, Visuals, beyond, make_canvas, points, scalar, set_limits, set_xticks
+from numpyro_mi.results.gain import InformationGain
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

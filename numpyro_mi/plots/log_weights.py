@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from numpyro_mi.plots.canvas import WIDTH, Canvas, Visuals, make_canvas, scalar, set_limits
-from numpyro_mi.results import MIBounds
+from numpyro_mi.results.mutual_information import MIBounds
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

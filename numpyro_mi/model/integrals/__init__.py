@@ -1,0 +1,1 @@
+"""The log-marginals of a model: which there are, how they are summed, their densities."""

@@ -1,0 +1,1 @@
+"""The joint model: tracing, who depends on whom, and what is refused."""

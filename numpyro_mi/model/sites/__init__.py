@@ -1,0 +1,1 @@
+"""One site of a model: what it is, its elements, its support and coordinates."""

@@ -1,0 +1,1 @@
+"""Results, methods, fitted guides and critics as files and back."""

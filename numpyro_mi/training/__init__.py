@@ -1,0 +1,1 @@
+"""Stochastic gradients on joint draws that are never scored."""
